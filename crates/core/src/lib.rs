@@ -1,0 +1,7 @@
+//! Decisions without I/O.
+#![forbid(unsafe_code)]
+pub mod balance;
+pub mod breaker;
+pub mod ports;
+pub mod reason;
+pub mod relay;

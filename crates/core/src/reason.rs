@@ -1,0 +1,138 @@
+//! Why a session ended and how its two connections were closed: the enums that the log line, the metric
+//! label, the admin view and `portside explain` share.
+//!
+//! Pure data. A termination is a cause and the phase it met, written `cause/phase` (`quit/command`).
+
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[doc = $doc])+ $variant),+ }
+
+        impl $name {
+            /// Every value, in declaration order: index of a counter array.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+            /// The word used in logs, metrics and views.
+            pub const fn word(self) -> &'static str { match self { $(Self::$variant => $word),+ } }
+            /// What it means, in sentences (`portside explain`).
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii()),+ }
+            }
+        }
+    };
+}
+
+words! {
+    /// What ended a session.
+    Cause {
+        /// The client said QUIT: the good end.
+        Quit = "quit",
+        /// The client closed without QUIT. Portside said QUIT for it where the protocol allowed, so the database does not count an aborted client.
+        ClientEof = "client-eof",
+        /// The client reset its connection, or its host vanished (keepalive, TCP_USER_TIMEOUT).
+        ClientReset = "client-reset",
+        /// The server closed first: wait_timeout, KILL, shutdown, or a refused login.
+        ServerEof = "server-eof",
+        /// The server reset its connection, or its host vanished: a crash, a firewall, or an address that moved.
+        ServerReset = "server-reset",
+        /// No connection to any server could be made: refused or unreachable. The client got an ERR packet.
+        ConnectFailed = "connect-failed",
+        /// No server answered the connect within timeouts.connect. The client got an ERR packet.
+        ConnectTimeout = "connect-timeout",
+        /// A server accepted but did not greet within timeouts.login, or greeted with something that is not MySQL. The client got an ERR packet.
+        NoGreeting = "no-greeting",
+        /// The server sent an ERR in place of its greeting (1040, 1129, 1130) and no other server was left. The client got that ERR.
+        Refused = "refused-by-server",
+        /// No server of the service is eligible. The client got an ERR packet that says why for each; look at portside show servers.
+        NoServer = "no-server",
+        /// No source port was left towards the server. This is the proxy's host, not the database; look at portside show ports.
+        NoSource = "no-source",
+        /// This proxy's host ran out of descriptors, memory or buffers. Not the database.
+        LocalResource = "local-resource",
+        /// The session waited longer than timeouts.queue for a free slot.
+        QueueTimeout = "queue-timeout",
+        /// The queue of the service was full.
+        QueueFull = "queue-full",
+        /// The login was not finished within timeouts.login.
+        LoginTimeout = "login-timeout",
+        /// Nothing moved for timeouts.idle.
+        IdleTimeout = "idle-timeout",
+        /// The client's address is not allowed (allow, deny), or it has too many connections.
+        Denied = "denied",
+        /// The client is in probe_networks: accepted and closed, no server was asked.
+        Probe = "probe",
+        /// The PROXY header was missing, late (1 s) or malformed.
+        BadProxyHeader = "bad-proxy-header",
+        /// An administrator (or on_down) closed it.
+        Killed = "killed",
+        /// Portside was draining or stopping.
+        Drained = "drained",
+        /// A fault of Portside itself; please report it with the log.
+        Internal = "internal",
+    }
+}
+
+words! {
+    /// Where in its life a session was.
+    Phase {
+        /// Between accept and the choice of a server.
+        Accept = "accept",
+        /// Waiting for a free slot.
+        Queue = "queue",
+        /// Connecting to a server.
+        Connect = "connect",
+        /// Connected, before the server's greeting was complete.
+        Greeting = "greeting",
+        /// Between greeting and the server's OK.
+        Login = "login",
+        /// Logged in, no query running (as far as a relay can see).
+        Command = "command",
+        /// A query or its reply was under way.
+        Query = "query",
+        /// TLS passed through: what happens inside cannot be seen.
+        Tls = "tls",
+    }
+}
+
+words! {
+    /// How the connection to the server was closed.
+    ServerClose {
+        /// QUIT, the server's FIN, then our RST: no TIME_WAIT on either host, nothing aborted.
+        EofReset = "eof-reset",
+        /// QUIT, the server's FIN, then our FIN: the server keeps the TIME_WAIT.
+        EofFin = "eof",
+        /// QUIT, then a close that keeps nothing once the server has acknowledged it (TCP_LINGER2 = -1).
+        Linger2 = "linger2",
+        /// QUIT and RST at once, as HAProxy's nolinger. Counts as aborted where QUIT is lost or a query runs.
+        ResetNow = "reset-now",
+        /// QUIT and FIN at once, as every MySQL client does: we keep the TIME_WAIT, the tuple rests 60 s.
+        Fin = "fin",
+        /// No FIN from the server by the deadline; it had acknowledged everything, so RST.
+        LateReset = "late-reset",
+        /// No FIN from the server by the deadline and bytes or a reply were outstanding: delivered with TCP_LINGER2 = -1.
+        LateLinger2 = "late-linger2",
+        /// A reply for a client that is gone was longer than abandon_bytes or took longer than abandon_time: RST. The database counts an aborted client.
+        Abandoned = "abandoned",
+        /// Closed where no QUIT was possible (half a packet, login under way): the database counts an aborted connection.
+        Cut = "cut",
+        /// The server had reset the connection, or it never came to be.
+        Lost = "lost",
+        /// There was no connection.
+        None = "none",
+    }
+}
+
+words! {
+    /// How the connection to the client was closed.
+    ClientClose {
+        /// The client's FIN, then our RST: no TIME_WAIT on the web server.
+        FinReset = "fin-reset",
+        /// A plain close (to_client = "fin").
+        Fin = "fin",
+        /// We had to close first (the client waits for our FIN, or the server closed): FIN without TIME_WAIT (TCP_LINGER2 = -1).
+        Linger2 = "linger2",
+        /// The client had reset the connection.
+        Lost = "lost",
+    }
+}

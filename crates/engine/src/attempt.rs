@@ -1,0 +1,344 @@
+//! One attempt to reach one server: which of our addresses and ports, the connect, and what its failure means.
+//!
+//! A local shortage is never the server's failure: it neither opens the breaker nor counts there.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+
+use mio::unix::SourceFd;
+use mio::Interest;
+use portside_core::breaker::{Decision, Event as Breaker};
+use portside_core::ports::{Attempt, Closed, Who};
+use portside_core::reason::Cause;
+use socket2::SockAddr;
+
+use crate::error::is_local_shortage;
+use crate::events::Kind;
+use crate::plan::{Destination, Server, Service};
+use crate::ports::{Held, Ports};
+use crate::session::{Assigned, Session};
+use crate::shared::Shared;
+use crate::socket::Socket;
+use crate::source::Choice;
+use crate::sys;
+use crate::worker::{token, Worker};
+
+/// Why an attempt did not even start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failed {
+    /// The server's doing; try another.
+    Server,
+    /// This host ran out of descriptors, memory or buffers.
+    Local,
+    /// None of our addresses may be used.
+    NoSource,
+    /// Every tuple is busy: one may come free.
+    NoPort,
+    /// The breaker let another session try.
+    NotNow,
+}
+
+/// A connect under way (or done).
+struct Opened {
+    socket: Socket,
+    done: bool,
+    held: Option<Held>,
+}
+
+impl Worker {
+    /// One attempt at one member, whose slot is already taken.
+    pub(crate) fn attempt(
+        &mut self,
+        index: usize,
+        session: &mut Session,
+        service: &Service,
+        member: usize,
+    ) -> Result<(), Failed> {
+        let entry = &service.members[member];
+        let server = &entry.server;
+        let mut assigned = Assigned::new(entry, member);
+        session.rules = entry.rules;
+        match server.state.breaker.on(Breaker::Ask, self.now) {
+            Decision::Refuse => {
+                session.assigned = Some(assigned);
+                return Err(Failed::NotNow);
+            }
+            Decision::Probe => assigned.is_probe = true,
+            _ => {}
+        }
+        lift_bars(&self.shared, server, self.now);
+        let choice = server.sources.choose(&server.destinations, self.now);
+        let opened = if let Some(choice) = choice {
+            assigned.destination = choice.destination;
+            assigned.source_ip = choice.source;
+            self.open(server, choice)
+        } else {
+            // If the server refuses all of our addresses, it is its own word that the client should hear.
+            session.refusal = server.sources.refusal();
+            Err((Failed::NoSource, no_source_text(server).into()))
+        };
+        session.assigned = Some(assigned);
+        let opened = opened.map_err(|(why, text)| {
+            session.error = Some(text);
+            why
+        })?;
+        self.watch_server(index, session, opened)
+    }
+
+    fn watch_server(
+        &mut self,
+        index: usize,
+        session: &mut Session,
+        opened: Opened,
+    ) -> Result<(), Failed> {
+        let mut socket = opened.socket;
+        let fd = socket.fd();
+        let token = token(index, session.generation, true);
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let watched = self
+            .poll
+            .registry()
+            .register(&mut SourceFd(&fd), token, both);
+        if let Some(assigned) = session.assigned.as_mut() {
+            if let Some(held) = opened.held {
+                assigned.source_ip = Some(held.source().ip());
+                assigned.source = Some(held.source());
+                assigned.held = Some(held);
+            }
+        }
+        if let Err(e) = watched {
+            session.name_error(&format!("epoll: {e}"));
+            return Err(Failed::Local);
+        }
+        socket.watches_writes = true;
+        socket.connected = opened.done;
+        session.server_socket = Some(socket);
+        session.times.assigned = self.now;
+        session.relay.connecting(self.now);
+        Ok(())
+    }
+
+    /// Opens, binds and connects a socket to a destination.
+    fn open(&mut self, server: &Server, choice: Choice) -> Result<Opened, (Failed, Box<str>)> {
+        let to = &server.destinations[choice.destination];
+        let opened = match &to.ports {
+            Some(ports) => self.open_leased(server, to, ports)?,
+            None => self.open_plain(to, choice.source),
+        };
+        opened.map_err(|e| {
+            let text = format!("server {}: {}: {e}", server.name, to.text).into();
+            let gone = e.raw_os_error() == Some(libc::EADDRNOTAVAIL) && choice.source.is_some();
+            if gone && to.ports.is_none() {
+                suspend(&self.shared, server, choice.source, self.now);
+                return (Failed::NoSource, text);
+            }
+            if is_local_shortage(&e) {
+                (Failed::Local, text)
+            } else {
+                (Failed::Server, text)
+            }
+        })
+    }
+
+    /// The kernel chooses the port: at connect(), not at bind(), so that every destination has the whole range.
+    fn open_plain(&self, to: &Destination, source: Option<IpAddr>) -> io::Result<Opened> {
+        let socket = Socket::new(sys::stream_socket(to.family)?, to.is_tcp());
+        let fd = socket.fd();
+        if to.is_tcp() {
+            sys::nodelay(fd)?;
+            if let Some((low, high)) = self.shared.kernel_ports {
+                // Without it connect() walks half of the range past 50 %: 3 ms each (docs/internals/ports.md).
+                sys::local_port_range(fd, low, high)?;
+            }
+            if let Some(ip) = source {
+                sys::bind_address_no_port(fd)?;
+                sys::bind(fd, &SockAddr::from(SocketAddr::new(ip, 0)))?;
+            }
+        }
+        let done = sys::connect(fd, &to.addr)?;
+        Ok(Opened {
+            socket,
+            done,
+            held: None,
+        })
+    }
+
+    /// A tuple of ours; those that the kernel refuses are given back with the reason and the next one is tried.
+    #[allow(clippy::type_complexity)] // the outer error ends the attempt, the inner one is the system's
+    fn open_leased(
+        &mut self,
+        server: &Server,
+        to: &Destination,
+        ports: &Arc<Ports>,
+    ) -> Result<io::Result<Opened>, (Failed, Box<str>)> {
+        let mut attempt = Attempt::new();
+        loop {
+            let Some(lease) = ports
+                .ledger
+                .lease(Who::Worker(self.id), &mut attempt, self.now)
+            else {
+                return Err(self.no_port(server, to, ports));
+            };
+            let held = Held::new(ports, lease, Who::Worker(self.id), self.now);
+            let (error, how) = match connect_from(to, held.source()) {
+                Ok((socket, done)) => {
+                    ports.count_opened(held.source().ip());
+                    return Ok(Ok(Opened {
+                        socket,
+                        done,
+                        held: Some(held),
+                    }));
+                }
+                Err(refused) => refused,
+            };
+            let source = held.source().ip();
+            held.give_back(how, self.now);
+            match how {
+                Closed::PortInUse | Closed::TupleInUse => {}
+                Closed::SourceGone => suspend(&self.shared, server, Some(source), self.now),
+                _ => return Ok(Err(error)),
+            }
+        }
+    }
+
+    /// Nothing left to lease: told once a second, and the session may wait for a tuple.
+    fn no_port(&self, server: &Server, to: &Destination, ports: &Ports) -> (Failed, Box<str>) {
+        let text = ports.none_left(&server.name, &to.text);
+        if ports.may_tell(self.now) {
+            self.shared
+                .events
+                .push(Kind::PortsExhausted, "", &server.name, text.clone());
+        }
+        (Failed::NoPort, text.into())
+    }
+
+    /// A connect or a greeting failed by the server's doing.
+    pub(crate) fn server_failed(&mut self, server: &Server, session: &Session) {
+        let state = &server.state;
+        let events = &self.shared.events;
+        state.failures.fetch_add(1, Relaxed);
+        let text = session.error.as_deref().unwrap_or("connect failed");
+        if state.breaker.on(Breaker::Failure, self.now) == Decision::Opened {
+            let text = format!(
+                "{text}; three failures in a row: no new sessions, tried again every second"
+            );
+            events.push(Kind::BreakerOpen, "", &server.name, text);
+        }
+        let told = state.told_at.load(Relaxed);
+        let due = self.now >= told + 100;
+        if due
+            && state
+                .told_at
+                .compare_exchange(told, self.now, Relaxed, Relaxed)
+                .is_ok()
+        {
+            events.push(Kind::ConnectFailed, "", &server.name, text.to_owned());
+        }
+    }
+
+    /// The running attempt failed: another server, another round, or the end.
+    pub(crate) fn attempt_failed(&mut self, index: usize, session: &mut Session, cause: Cause) {
+        let Some(assigned) = session.assigned.as_mut() else {
+            return;
+        };
+        assigned.is_probe = false;
+        let (server, member) = (Arc::clone(&assigned.server), assigned.index);
+        if session.error.is_none() {
+            let what = match cause {
+                Cause::ConnectTimeout => {
+                    format!(
+                        "no answer to connect within {} ms",
+                        session.rules.connect_ms
+                    )
+                }
+                Cause::NoGreeting => "connected, but no MySQL greeting came".to_owned(),
+                _ => "connect failed".to_owned(),
+            };
+            session.name_error(&what);
+        }
+        self.server_failed(&server, session);
+        self.next_attempt(index, session, Some(member), cause);
+    }
+
+    /// Leaves the present server and tries the next; `cause` is what the client hears if there is none.
+    /// `tried` is not asked again in this round.
+    pub(crate) fn next_attempt(
+        &mut self,
+        index: usize,
+        session: &mut Session,
+        tried: Option<usize>,
+        cause: Cause,
+    ) {
+        session.leave_server(self.now);
+        self.shared.slot_freed(&self.plan);
+        session.failures += 1;
+        session.last_failure = cause;
+        if let Some(member) = tried {
+            session.mark_tried(member);
+        }
+        if session.failures > session.service.retries {
+            self.refuse_last(session, cause);
+        } else {
+            self.dispatch(index, session);
+        }
+    }
+}
+
+/// Binds and connects; an error comes with what it means for the tuple.
+fn connect_from(
+    to: &Destination,
+    source: SocketAddr,
+) -> Result<(Socket, bool), (io::Error, Closed)> {
+    let unused = |e| (e, Closed::Unused);
+    let socket = Socket::new(sys::stream_socket(to.family).map_err(unused)?, true);
+    let fd = socket.fd();
+    sys::nodelay(fd).map_err(unused)?;
+    sys::reuse_address(fd).map_err(unused)?;
+    sys::bind(fd, &SockAddr::from(source)).map_err(|e| match e.raw_os_error() {
+        Some(libc::EADDRINUSE) => (e, Closed::PortInUse),
+        Some(libc::EADDRNOTAVAIL) => (e, Closed::SourceGone),
+        _ => (e, Closed::Unused),
+    })?;
+    match sys::connect(fd, &to.addr) {
+        Ok(done) => Ok((socket, done)),
+        Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Err((e, Closed::TupleInUse)),
+        Err(e) => Err((e, Closed::NotConnected)),
+    }
+}
+
+fn no_source_text(server: &Server) -> String {
+    format!(
+        "server {}: none of our source addresses is on this host",
+        server.name
+    )
+}
+
+/// This address is gone from this host.
+pub(crate) fn suspend(shared: &Shared, server: &Server, source: Option<IpAddr>, now: u64) {
+    if server.sources.suspend(source, now) {
+        let ip = source.map_or_else(String::new, |ip| ip.to_string());
+        let text = format!(
+            "source address {ip} is not on this host (a VIP that moved?); tried again every second"
+        );
+        shared
+            .events
+            .push(Kind::SourceSuspended, "", &server.name, text);
+    }
+}
+
+/// Bars whose time is over: the next session or check tries again.
+pub(crate) fn lift_bars(shared: &Shared, server: &Server, now: u64) {
+    for bar in server.sources.expired(now) {
+        let Some(ip) = bar.source else { continue };
+        if bar.destination.is_empty() {
+            shared.sources.resume(ip);
+        }
+        for to in &server.destinations {
+            if let Some(ports) = to.ports.as_ref().filter(|_| to.text == bar.destination) {
+                ports.ledger.set_barred(ip, false);
+            }
+        }
+    }
+}

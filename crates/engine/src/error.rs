@@ -1,0 +1,52 @@
+//! What the engine refuses to do, as one sentence for an administrator.
+
+use std::io;
+
+/// An answer of "no" to Python.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct EngineError {
+    /// One sentence.
+    pub message: String,
+    /// The system's error number, 0 if it was not the system.
+    pub errno: i32,
+    /// The listen address it is about, "" if none.
+    pub address: String,
+}
+
+impl EngineError {
+    /// A snapshot that cannot be used: our own fault, since Python has checked it.
+    pub fn snapshot(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            errno: 0,
+            address: String::new(),
+        }
+    }
+
+    /// The system refused something about a listener.
+    pub fn listen(what: &str, address: &str, error: &io::Error) -> Self {
+        Self {
+            message: format!("cannot {what} {address}: {error}"),
+            errno: error.raw_os_error().unwrap_or(0),
+            address: address.to_owned(),
+        }
+    }
+}
+
+/// Errors of this host, not of a server: a check says SOCKERR, a verdict stays, the session may queue.
+pub fn is_local_shortage(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EADDRINUSE
+                | libc::EADDRNOTAVAIL
+                | libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOMEM
+                | libc::ENOBUFS
+                | libc::EPERM
+                | libc::ENETUNREACH
+        )
+    )
+}

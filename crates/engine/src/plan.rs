@@ -1,0 +1,471 @@
+//! A snapshot made ready for the workers: addresses parsed, names resolved to shared objects.
+//!
+//! A [`Plan`] is immutable and replaced whole (ArcSwap). What lives longer than a snapshot, counters,
+//! slots and breakers, hangs on it as `Arc`s found again by name, so a reload keeps them.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+
+use ipnet::IpNet;
+use portside_core::balance::{self, Algorithm};
+use portside_core::breaker::Breaker;
+use portside_core::ports::{Port, Sources};
+use portside_core::relay::{Rules, ToClient, ToServer};
+use socket2::SockAddr;
+
+use crate::error::EngineError;
+use crate::listen::{Listener, Listeners};
+use crate::ports::{self, Ports};
+use crate::snapshot::{CloseSpec, MemberSpec, ServerSpec, ServiceSpec, Snapshot, SourceSpec};
+use crate::source::SourceBook;
+
+/// Where a connection goes: one address of one server.
+#[derive(Debug)]
+pub struct Destination {
+    /// As in the configuration; for logs.
+    pub text: String,
+    /// For connect().
+    pub addr: SockAddr,
+    /// `AF_INET`, `AF_INET6` or `AF_UNIX`.
+    pub family: libc::c_int,
+    /// Source ports of our own; none: the kernel chooses.
+    pub ports: Option<Arc<Ports>>,
+}
+
+impl Destination {
+    fn parse(text: &str) -> Result<Self, EngineError> {
+        let addr = parse_address(text)?;
+        Ok(Self {
+            text: text.to_owned(),
+            family: libc::c_int::from(addr.family()),
+            addr,
+            ports: None,
+        })
+    }
+
+    /// Unix sockets have no ports.
+    pub fn is_tcp(&self) -> bool {
+        self.family != libc::AF_UNIX
+    }
+}
+
+/// Parses `ip:port`, `[ip6]:port` or `unix:PATH`.
+pub fn parse_address(text: &str) -> Result<SockAddr, EngineError> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return SockAddr::unix(path)
+            .map_err(|e| EngineError::snapshot(format!("unix socket path {path}: {e}")));
+    }
+    text.parse::<SocketAddr>().map(SockAddr::from).map_err(|_| {
+        EngineError::snapshot(format!("{text} is not ip:port, [ip6]:port or unix:PATH"))
+    })
+}
+
+/// What a server keeps over reloads.
+#[derive(Debug, Default)]
+pub struct ServerState {
+    /// Sessions now: the slots of `max_connections` and the load of leastconn.
+    pub active: AtomicU32,
+    /// Sessions ever.
+    pub total: AtomicU64,
+    /// Connects and greetings that failed.
+    pub failures: AtomicU64,
+    /// Clients that left between greeting and login.
+    pub left_before_login: AtomicU64,
+    /// Three failures in a row.
+    pub breaker: Breaker,
+    /// When the last `connect_failed` event went out (ms).
+    pub told_at: AtomicU64,
+}
+
+/// One server of the present plan.
+#[derive(Debug)]
+pub struct Server {
+    /// Its name.
+    pub name: String,
+    /// All addresses of the one instance.
+    pub destinations: Vec<Destination>,
+    /// Slots.
+    pub max: u32,
+    /// Send a PROXY v2 header.
+    pub send_proxy: bool,
+    /// For connect().
+    pub connect_ms: u64,
+    /// For the greeting and for the login.
+    pub login_ms: u64,
+    /// Keepalive idle time in seconds.
+    pub keepalive_s: Option<i32>,
+    /// `TCP_USER_TIMEOUT`.
+    pub user_timeout_ms: Option<u32>,
+    /// Our addresses and ports towards it.
+    pub sources: Arc<SourceBook>,
+    /// Lives longer.
+    pub state: Arc<ServerState>,
+}
+
+/// A counter that is also a limit: takes a slot only while fewer than `max` are taken. Exact over threads.
+pub fn take_slot(active: &AtomicU32, max: u32) -> bool {
+    active
+        .fetch_update(SeqCst, Relaxed, |n| (n < max).then_some(n + 1))
+        .is_ok()
+}
+
+/// Counters of one member of one service.
+#[derive(Debug, Default)]
+pub struct MemberState {
+    /// Sessions now.
+    pub active: AtomicU32,
+    /// Sessions ever.
+    pub total: AtomicU64,
+}
+
+/// A server as a member of a service.
+#[derive(Debug)]
+pub struct Member {
+    /// The server.
+    pub server: Arc<Server>,
+    /// Why not, in words.
+    pub why: String,
+    /// Timeouts and closes for this pair.
+    pub rules: Rules,
+    /// Lives longer.
+    pub state: Arc<MemberState>,
+}
+
+/// What a service keeps over reloads.
+#[derive(Debug)]
+pub struct ServiceState {
+    /// Sessions that hold a slot of the service.
+    pub active: AtomicU32,
+    /// Sessions waiting, in all workers.
+    pub queued: AtomicU32,
+    /// Of these, per worker.
+    pub waiting: Vec<AtomicU32>,
+    /// Accepted ever.
+    pub accepted: AtomicU64,
+    /// Answered with an ERR or denied.
+    pub refused: AtomicU64,
+    /// Bytes relayed.
+    pub to_server_bytes: AtomicU64,
+    /// Bytes relayed.
+    pub to_client_bytes: AtomicU64,
+    /// Sessions per client address; only kept where a limit is set.
+    pub clients: Mutex<HashMap<IpAddr, u32>>,
+}
+
+/// One service of the present plan.
+#[derive(Debug)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Peers that must send a PROXY header.
+    pub accept_proxy: Vec<IpNet>,
+    allow: Vec<IpNet>,
+    deny: Vec<IpNet>,
+    probes: Vec<IpNet>,
+    /// How it spreads.
+    pub algorithm: Algorithm,
+    /// For the balancer, same order as `members`.
+    pub balance: Vec<balance::Member>,
+    /// Its servers.
+    pub members: Vec<Member>,
+    /// Slots.
+    pub max: u32,
+    /// Sessions that may wait.
+    pub queue: u32,
+    /// Sessions per client address.
+    pub max_per_client: Option<u32>,
+    /// Longest wait.
+    pub queue_ms: Option<u64>,
+    /// Further tries.
+    pub retries: u32,
+    /// Rules while no server is chosen.
+    pub rules: Rules,
+    /// Clients wait.
+    pub paused: bool,
+    /// Lives longer.
+    pub state: Arc<ServiceState>,
+}
+
+fn contains(nets: &[IpNet], ip: IpAddr) -> bool {
+    nets.iter().any(|net| net.contains(&ip))
+}
+
+impl Service {
+    /// Whether a client may come at all.
+    pub fn admits(&self, ip: IpAddr) -> bool {
+        !contains(&self.deny, ip) && (self.allow.is_empty() || contains(&self.allow, ip))
+    }
+
+    /// Whether this is another balancer's probe.
+    pub fn is_probe(&self, ip: IpAddr) -> bool {
+        contains(&self.probes, ip)
+    }
+
+    /// Whether this peer must begin with a PROXY header.
+    pub fn speaks_proxy(&self, ip: Option<IpAddr>) -> bool {
+        !self.accept_proxy.is_empty() && ip.is_some_and(|ip| contains(&self.accept_proxy, ip))
+    }
+}
+
+/// Everything the workers look at.
+#[derive(Debug)]
+pub struct Plan {
+    /// Of the snapshot.
+    pub generation: u64,
+    /// False while draining.
+    pub accepting: bool,
+    /// Sessions the process may hold.
+    pub max_sessions: u32,
+    /// In the file's order.
+    pub servers: Vec<Arc<Server>>,
+    /// In the file's order.
+    pub services: Vec<Arc<Service>>,
+    /// Sockets with the position of their service; empty while draining. Not in `Service`: sessions hold
+    /// that, and a listener must close while they run on.
+    pub listeners: Vec<(Arc<Listener>, usize)>,
+}
+
+fn rules(close: &CloseSpec, service: &ServiceSpec) -> Result<Rules, EngineError> {
+    let to_server = match close.to_server.as_str() {
+        "eof-reset" => ToServer::EofReset,
+        "eof" => ToServer::Eof,
+        "linger2" => ToServer::Linger2,
+        "reset-now" => ToServer::ResetNow,
+        "fin" => ToServer::Fin,
+        other => return Err(EngineError::snapshot(format!("close.to_server {other}"))),
+    };
+    let to_client = match service.to_client.as_str() {
+        "fin-reset" => ToClient::FinReset,
+        "fin" => ToClient::Fin,
+        other => return Err(EngineError::snapshot(format!("close.to_client {other}"))),
+    };
+    Ok(Rules {
+        to_server,
+        to_client,
+        deadline_ms: close.deadline_ms,
+        abandon_bytes: close.abandon_bytes,
+        abandon_ms: close.abandon_ms,
+        tls_hold_ms: close.tls_hold_ms,
+        connect_ms: 0,
+        login_ms: 0,
+        idle_ms: service.idle_ms,
+    })
+}
+
+/// Rules of a session that has no server: only the client side of them is used.
+fn no_server_rules(service: &ServiceSpec) -> Result<Rules, EngineError> {
+    let close = CloseSpec {
+        to_server: "eof-reset".into(),
+        deadline_ms: 0,
+        abandon_bytes: 0,
+        abandon_ms: 0,
+        tls_hold_ms: 0,
+    };
+    rules(&close, service)
+}
+
+impl Plan {
+    /// Compiles a snapshot; listeners are bound here, so nothing has changed when this fails.
+    pub fn build(
+        snapshot: &Snapshot,
+        old: Option<&Plan>,
+        listeners: &mut Listeners,
+        registry: &Arc<Sources>,
+    ) -> Result<Self, EngineError> {
+        // Listeners first: they can be refused by the system, and ledgers must not change if they are.
+        let mut lent = Vec::new();
+        for (index, spec) in snapshot
+            .services
+            .iter()
+            .enumerate()
+            .filter(|_| snapshot.accepting)
+        {
+            for listen in &spec.listen {
+                lent.push((listeners.lend(listen, snapshot.workers)?, index));
+            }
+        }
+        let excluded = ports::listening_ports(snapshot);
+        let mut servers = Vec::with_capacity(snapshot.servers.len());
+        for spec in &snapshot.servers {
+            let mut server = build_server(spec, old)?;
+            for destination in &mut server.destinations {
+                destination.ports = build_ports(
+                    &spec.source,
+                    destination,
+                    &excluded,
+                    snapshot.workers,
+                    registry,
+                    old,
+                )?;
+            }
+            servers.push(Arc::new(server));
+        }
+        let mut services = Vec::with_capacity(snapshot.services.len());
+        for spec in &snapshot.services {
+            let service = build_service(spec, snapshot.workers, &servers, old)?;
+            services.push(Arc::new(service));
+        }
+        Ok(Self {
+            generation: snapshot.generation,
+            accepting: snapshot.accepting,
+            max_sessions: u32::try_from(snapshot.max_sessions).unwrap_or(u32::MAX),
+            servers,
+            services,
+            listeners: lent,
+        })
+    }
+
+    /// The ledger of a destination, whichever server it belongs to.
+    fn ports(&self, destination: &str) -> Option<&Arc<Ports>> {
+        let mut all = self.servers.iter().flat_map(|s| &s.destinations);
+        all.find(|d| d.text == destination)?.ports.as_ref()
+    }
+
+    /// A server by name.
+    pub fn server(&self, name: &str) -> Option<&Arc<Server>> {
+        self.servers.iter().find(|s| s.name == name)
+    }
+
+    /// A service by name.
+    pub fn service(&self, name: &str) -> Option<&Arc<Service>> {
+        self.services.iter().find(|s| s.name == name)
+    }
+}
+
+fn build_server(spec: &ServerSpec, old: Option<&Plan>) -> Result<Server, EngineError> {
+    let before = old.and_then(|plan| plan.server(&spec.name));
+    let destinations = spec
+        .destinations
+        .iter()
+        .map(|text| Destination::parse(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Server {
+        name: spec.name.clone(),
+        destinations,
+        max: spec.max_connections.unwrap_or(u32::MAX),
+        send_proxy: spec.send_proxy,
+        connect_ms: spec.connect_ms,
+        login_ms: spec.login_ms,
+        keepalive_s: spec
+            .keepalive_ms
+            .map(|ms| (ms / 1000).clamp(1, 32_767) as i32),
+        user_timeout_ms: spec
+            .user_timeout_ms
+            .map(|ms| ms.min(u64::from(u32::MAX)) as u32),
+        sources: match before {
+            Some(b) if b.sources.is_for(&spec.source) => Arc::clone(&b.sources),
+            _ => Arc::new(SourceBook::new(spec.source.clone())),
+        },
+        state: before.map_or_else(Arc::default, |b| Arc::clone(&b.state)),
+    })
+}
+
+/// The ledger of a destination: the one in use with the new ranges, or a new one.
+fn build_ports(
+    source: &SourceSpec,
+    destination: &Destination,
+    excluded: &[(Option<IpAddr>, Port)],
+    workers: usize,
+    registry: &Arc<Sources>,
+    old: Option<&Plan>,
+) -> Result<Option<Arc<Ports>>, EngineError> {
+    let Some(to) = destination.addr.as_socket() else {
+        return Ok(None);
+    };
+    let Some(spec) = ports::spec(source, to, excluded) else {
+        return Ok(None);
+    };
+    if let Some(kept) = old.and_then(|plan| plan.ports(&destination.text)) {
+        kept.ledger
+            .set_ranges(&spec)
+            .map_err(|e| EngineError::snapshot(format!("source of {to}: {e}")))?;
+        return Ok(Some(Arc::clone(kept)));
+    }
+    Ports::new(&spec, workers, registry, to).map(|ports| Some(Arc::new(ports)))
+}
+
+fn build_service(
+    spec: &ServiceSpec,
+    workers: usize,
+    servers: &[Arc<Server>],
+    old: Option<&Plan>,
+) -> Result<Service, EngineError> {
+    let before = old.and_then(|plan| plan.service(&spec.name));
+    let mut members = Vec::with_capacity(spec.members.len());
+    let mut weights = Vec::with_capacity(spec.members.len());
+    for member in &spec.members {
+        members.push(build_member(member, spec, servers, before)?);
+        weights.push(balance::Member::new(
+            &member.server,
+            member.weight,
+            member.backup,
+            member.eligible,
+        ));
+    }
+    Ok(Service {
+        name: spec.name.clone(),
+        accept_proxy: spec.accept_proxy.clone(),
+        allow: spec.allow.clone(),
+        deny: spec.deny.clone(),
+        probes: spec.probe_networks.clone(),
+        algorithm: Algorithm::from_name(&spec.balance)
+            .ok_or_else(|| EngineError::snapshot(format!("balance {}", spec.balance)))?,
+        balance: weights,
+        members,
+        max: spec.max_connections.unwrap_or(u32::MAX),
+        queue: spec.queue,
+        max_per_client: spec.max_connections_per_client,
+        queue_ms: spec.queue_ms,
+        retries: spec.retries,
+        rules: no_server_rules(spec)?,
+        paused: spec.paused,
+        state: before.map_or_else(
+            || {
+                Arc::new(ServiceState {
+                    active: AtomicU32::new(0),
+                    queued: AtomicU32::new(0),
+                    waiting: (0..workers).map(|_| AtomicU32::new(0)).collect(),
+                    accepted: AtomicU64::new(0),
+                    refused: AtomicU64::new(0),
+                    to_server_bytes: AtomicU64::new(0),
+                    to_client_bytes: AtomicU64::new(0),
+                    clients: Mutex::new(HashMap::new()),
+                })
+            },
+            |b| Arc::clone(&b.state),
+        ),
+    })
+}
+
+fn build_member(
+    spec: &MemberSpec,
+    service: &ServiceSpec,
+    servers: &[Arc<Server>],
+    before: Option<&Arc<Service>>,
+) -> Result<Member, EngineError> {
+    let server = servers
+        .iter()
+        .find(|s| s.name == spec.server)
+        .ok_or_else(|| {
+            EngineError::snapshot(format!(
+                "service {} names unknown server {}",
+                service.name, spec.server
+            ))
+        })?;
+    let rules = Rules {
+        connect_ms: server.connect_ms,
+        login_ms: server.login_ms,
+        ..rules(&spec.close, service)?
+    };
+    let state = before
+        .and_then(|b| b.members.iter().find(|m| m.server.name == spec.server))
+        .map_or_else(Arc::default, |m| Arc::clone(&m.state));
+    Ok(Member {
+        server: Arc::clone(server),
+        why: spec.why.clone(),
+        rules,
+        state,
+    })
+}

@@ -1,0 +1,123 @@
+//! One connection: its descriptor, what epoll said of it, and what its kernel has not taken yet.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use crate::sys;
+
+/// One of the two connections.
+#[derive(Debug)]
+pub struct Socket {
+    fd: OwnedFd,
+    /// TCP, or unix.
+    pub is_tcp: bool,
+    /// epoll said readable and we have not yet read everything.
+    pub readable: bool,
+    /// epoll said that the peer's FIN is in the queue.
+    pub fin_queued: bool,
+    /// epoll said that the socket is dead (or the connect failed).
+    pub failed: bool,
+    /// epoll said that the connect is done.
+    pub connected: bool,
+    /// Registered for write readiness too.
+    pub watches_writes: bool,
+    /// Bytes the kernel has not taken yet; at most one read's worth.
+    pub tail: Vec<u8>,
+}
+
+impl Socket {
+    /// A fresh socket.
+    pub fn new(fd: OwnedFd, is_tcp: bool) -> Self {
+        Self {
+            fd,
+            is_tcp,
+            readable: false,
+            fin_queued: false,
+            failed: false,
+            connected: false,
+            watches_writes: false,
+            tail: Vec::new(),
+        }
+    }
+
+    /// The descriptor.
+    pub fn fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// One read's outcome.
+pub enum Read {
+    /// Bytes in the scratch buffer.
+    Bytes {
+        /// How many.
+        count: usize,
+        /// Nothing more is queued now.
+        drained: bool,
+    },
+    /// The peer's FIN.
+    Eof,
+    /// Nothing now.
+    Nothing,
+    /// The connection is dead.
+    Lost,
+}
+
+impl Socket {
+    /// Reads what there is; `drained` when the kernel's queue is known to be empty.
+    pub fn read(&mut self, scratch: &mut [u8]) -> Read {
+        if !self.readable {
+            return Read::Nothing;
+        }
+        match sys::recv(self.fd(), scratch) {
+            Ok(0) => {
+                self.readable = false;
+                Read::Eof
+            }
+            Ok(count) => {
+                // A short read of TCP emptied the queue: the next edge tells of more. Saves one EAGAIN per packet.
+                let drained = self.is_tcp && count < scratch.len();
+                if drained && !self.fin_queued {
+                    self.readable = false;
+                }
+                Read::Bytes { count, drained }
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                Read::Nothing
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Read::Nothing,
+            Err(_) => Read::Lost,
+        }
+    }
+
+    /// Sends; what the kernel does not take becomes the tail.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        debug_assert!(self.tail.is_empty());
+        let sent = match sys::send(self.fd(), bytes) {
+            Ok(sent) => sent,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(e) => return Err(e),
+        };
+        if sent < bytes.len() {
+            self.tail = bytes[sent..].to_vec();
+        }
+        Ok(())
+    }
+
+    /// Sends the tail; frees it when it is gone.
+    pub fn flush(&mut self) -> io::Result<()> {
+        match sys::send(self.fd(), &self.tail) {
+            Ok(sent) if sent == self.tail.len() => {
+                self.tail = Vec::new();
+                Ok(())
+            }
+            Ok(sent) => {
+                self.tail.drain(..sent);
+                Ok(())
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+}

@@ -1,0 +1,248 @@
+"""The admin API: HTTP paths onto the verbs of a running instance.
+
+Served over a unix socket (its mode is the permission) and, when configured, over TCP with a
+bearer token. Translates only: every answer is a view, every verb a function of ``control.verbs``.
+Errors are JSON: ``{"error": ..., "hint": ...}``. The paths stand in docs/admin-api.md, held by a
+drift test.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from portside.admin.client import API_HEADER, API_LEVEL, VERSION_HEADER
+from portside.admin.views import as_json
+from portside.control import verbs
+from portside.control.refusal import Refusal
+from portside.control.state import AdminState
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from portside.control.host import Host
+
+MAX_SESSIONS = 10_000
+MAX_BODY_BYTES = 64 * 1024
+
+
+class _Door:
+    """Says who we are in every answer, and lets nobody in over TCP without the token."""
+
+    def __init__(self, app: ASGIApp, version: str, token: str | None) -> None:
+        self._app = app
+        self._token = None if token is None else token.encode()
+        self._headers = [
+            (VERSION_HEADER.lower().encode(), version.encode()),
+            (API_HEADER.lower().encode(), API_LEVEL.encode()),
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *self._headers]
+            await send(message)
+
+        if self._token is not None and not self._has_token(scope):
+            answer = _error(401, "a token is needed.", "Send Authorization: Bearer TOKEN.")
+            await answer(scope, receive, named)
+            return
+        await self._app(scope, receive, named)
+
+    def _has_token(self, scope: Scope) -> bool:
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        # Constant time: the comparison must not tell how much of a guess was right.
+        return self._token is not None and hmac.compare_digest(given, b"Bearer " + self._token)
+
+
+def build(host: Host, version: str, token: str | None = None) -> Starlette:
+    """The application; ``token`` None means that the transport itself is the permission (unix)."""
+    api = _Api(host)
+    read = ["GET"]
+    act = ["POST"]
+    routes = [
+        Route("/healthz", api.healthz, methods=read),
+        Route("/v1/status", api.status, methods=read),
+        Route("/v1/services", api.services, methods=read),
+        Route("/v1/servers", api.servers, methods=read),
+        Route("/v1/ports", api.ports, methods=read),
+        Route("/v1/sessions", api.sessions, methods=read),
+        Route("/v1/events", api.events, methods=read),
+        Route("/v1/events/stream", api.events_stream, methods=read),
+        Route("/v1/config", api.config, methods=read),
+        Route("/v1/stats", api.stats, methods=read),
+        Route("/v1/reload", api.reload, methods=act),
+        Route("/v1/servers/{server}/drain", api.drain, methods=act),
+        Route("/v1/servers/{server}/maint", api.maint, methods=act),
+        Route("/v1/servers/{server}/ready", api.ready, methods=act),
+        Route("/v1/services/{service}/servers/{server}/weight", api.weight, methods=act),
+        Route("/v1/services/{service}/pause", api.pause, methods=act),
+        Route("/v1/services/{service}/resume", api.resume, methods=act),
+        Route("/v1/services/{service}/switch", api.switch, methods=act),
+        Route("/v1/sessions/{session:int}/kill", api.kill, methods=act),
+    ]
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(_Door, version=version, token=token)],
+        exception_handlers={Refusal: _on_refusal, HTTPException: _on_http, Exception: _on_fault},
+    )
+
+
+def _error(status: int, text: str, hint: str = "", **more: object) -> JSONResponse:
+    return JSONResponse({"error": text, "hint": hint, **more}, status_code=status)
+
+
+async def _on_refusal(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, Refusal):
+        raise error
+    more = {"mistakes": list(error.mistakes)} if error.mistakes else {}
+    return _error(error.status, error.text, error.hint, **more)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 405:
+        return _error(405, f"{request.method} is not for {request.url.path}.")
+    return _error(status, f"there is no {request.url.path} here.", "See docs/admin-api.md.")
+
+
+async def _on_fault(_request: Request, _error_: Exception) -> Response:
+    return _error(500, "a fault of Portside's.", "The traceback is in its log; please report it.")
+
+
+class _Api:
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._instance = host.instance
+
+    async def healthz(self, request: Request) -> Response:
+        service = request.query_params.get("service")
+        good, text = self._instance.healthz(service)
+        return PlainTextResponse(text + "\n", status_code=200 if good else 503)
+
+    async def status(self, _request: Request) -> Response:
+        return JSONResponse(as_json(self._host.status()))
+
+    async def services(self, _request: Request) -> Response:
+        return JSONResponse(as_json(self._instance.services()))
+
+    async def servers(self, _request: Request) -> Response:
+        return JSONResponse(as_json(self._instance.servers()))
+
+    async def ports(self, request: Request) -> Response:
+        rows = self._instance.ports(request.query_params.get("server"))
+        return JSONResponse(as_json(rows))
+
+    async def stats(self, _request: Request) -> Response:
+        return JSONResponse(self._instance.stats())
+
+    async def sessions(self, request: Request) -> Response:
+        limit = _number(request, "limit", 1000, MAX_SESSIONS)
+        sessions = await self._instance.sessions(limit)
+        wanted = {key: request.query_params.get(key) for key in ("service", "server", "state")}
+        chosen = [
+            session
+            for session in sessions
+            if all(value is None or getattr(session, key) == value for key, value in wanted.items())
+        ]
+        return JSONResponse(as_json(chosen))
+
+    async def events(self, request: Request) -> Response:
+        after = _number(request, "after", 0, 2**53)
+        limit = _number(request, "limit", 100, 1000)
+        return JSONResponse(as_json(self._instance.events(after, limit)))
+
+    async def events_stream(self, _request: Request) -> Response:
+        async def lines() -> AsyncIterator[str]:
+            yield ": connected\n\n"
+            async for event in self._instance.ring.follow():
+                yield f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(asdict(event))}\n\n"
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    async def config(self, _request: Request) -> Response:
+        return JSONResponse(self._host.config_view())
+
+    async def reload(self, request: Request) -> Response:
+        body = await _body(request)
+        view = await self._host.reload(dry_run=body.get("dry_run") is True)
+        if not view.ok:
+            raise Refusal(view.message, status=409, mistakes=view.mistakes)
+        return JSONResponse(as_json(view))
+
+    async def drain(self, request: Request) -> Response:
+        return await self._set_server(request, AdminState.DRAIN)
+
+    async def maint(self, request: Request) -> Response:
+        return await self._set_server(request, AdminState.MAINT)
+
+    async def ready(self, request: Request) -> Response:
+        return await self._set_server(request, AdminState.READY)
+
+    async def _set_server(self, request: Request, state: AdminState) -> Response:
+        return _said(await verbs.set_server(self._instance, request.path_params["server"], state))
+
+    async def weight(self, request: Request) -> Response:
+        weight = (await _body(request)).get("weight")
+        if weight is not None and (not isinstance(weight, int) or isinstance(weight, bool)):
+            raise Refusal("weight must be a whole number.", 'Send {"weight": 10}, or null.')
+        service, server = request.path_params["service"], request.path_params["server"]
+        return _said(await verbs.set_weight(self._instance, service, server, weight))
+
+    async def pause(self, request: Request) -> Response:
+        return _said(await verbs.set_pause(self._instance, request.path_params["service"], True))
+
+    async def resume(self, request: Request) -> Response:
+        return _said(await verbs.set_pause(self._instance, request.path_params["service"], False))
+
+    async def switch(self, request: Request) -> Response:
+        server = (await _body(request)).get("server")
+        if not isinstance(server, str):
+            raise Refusal("which server?", 'Send {"server": "db1"}.')
+        service = request.path_params["service"]
+        return _said(await verbs.switch(self._instance, service, server))
+
+    async def kill(self, request: Request) -> Response:
+        return _said(await verbs.kill(self._instance, request.path_params["session"]))
+
+
+def _said(sentence: str) -> Response:
+    return JSONResponse({"message": sentence})
+
+
+def _number(request: Request, key: str, default: int, most: int) -> int:
+    text = request.query_params.get(key, str(default))
+    if not text.isdigit() or int(text) > most:
+        raise Refusal(f"{key} must be a whole number from 0 to {most}.")
+    return int(text)
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    raw = b""
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > MAX_BODY_BYTES:
+            raise Refusal("the request is too large.", status=413)
+    if not raw.strip():
+        return {}
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise Refusal("the request's body is not a JSON object.")
+    return body

@@ -1,0 +1,83 @@
+"""Events on their way to people: into the ring (admin API) and into the log, at the right level."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from portside.control.event_ring import EventRing
+from portside.control.journal import log
+from portside.health.judge import HealthEvent
+
+_ERRORS = frozenset(
+    {"service_down", "two_writers", "worker_died", "apply_failed", "ports_exhausted"}
+)
+_WARNINGS = frozenset(
+    {
+        "server_down",
+        "breaker_open",
+        "host_blocked",
+        "connect_failed",
+        "queue_full",
+        "accept_paused",
+        "source_suspended",
+        "resets_lost",
+        "log_dropped",
+        "failover",
+        "no_source",
+        "check_impossible",
+        "checks_void",
+        "replication_stopped",
+        "reading_missing",
+        "resolve_failed",
+        "reload_refused",
+        "sessions_closed",
+    }
+)
+REPEAT_S = 10.0
+"""A broken server makes ten ``connect_failed`` a second: one in this time is told, with a count."""
+
+
+class Announcer:
+    """Puts every event into the ring and the log; repeated engine events are counted, not told."""
+
+    def __init__(self, ring: EventRing, clock: Callable[[], float] = time.time) -> None:
+        self._ring = ring
+        self._clock = clock
+        self._told: dict[tuple[str, str, str], float] = {}
+        self._held: dict[tuple[str, str, str], int] = {}
+
+    def tell(self, kind: str, text: str, *, service: str = "", server: str = "") -> None:
+        """One event of the control side, now."""
+        self._put(self._clock(), kind, text, service, server)
+
+    def health(self, event: HealthEvent) -> None:
+        """One event of the checks."""
+        self._put(self._clock(), event.kind, event.message, event.service, event.server)
+
+    def engine(self, event: Mapping[str, Any]) -> None:
+        """One event of the engine."""
+        key = (event["kind"], event["service"], event["server"])
+        now = event["time"]
+        if now - self._told.get(key, -REPEAT_S) < REPEAT_S:
+            self._held[key] = self._held.get(key, 0) + 1
+            return
+        self._told[key] = now
+        text = event["message"]
+        if held := self._held.pop(key, 0):
+            text += f" ({held} more since the last message of this kind)"
+        self._put(now, event["kind"], text, event["service"], event["server"])
+
+    def _put(self, moment: float, kind: str, text: str, service: str, server: str) -> None:
+        self._ring.add(moment, kind, text, service=service, server=server)
+        fields = {"kind": kind, "service": service, "server": server}
+        log.log(level_of(kind), text, extra=fields)
+
+
+def level_of(kind: str) -> int:
+    """The log level of a kind of event."""
+    if kind in _ERRORS:
+        return logging.ERROR
+    return logging.WARNING if kind in _WARNINGS else logging.INFO

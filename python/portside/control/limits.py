@@ -1,0 +1,54 @@
+"""Whether the file descriptors of this process suffice for a configuration, with the arithmetic.
+
+The soft limit is raised to the hard one first: the soft default of 1,024 protects programs that use
+select(2), which nothing here does. ``required`` is pure.
+"""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+
+PER_SESSION = 2
+"""A relayed session holds the client's socket and the server's."""
+OVERHEAD = 64
+"""The interpreter, the pollers, the log, the admin and metrics listeners and their clients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """How many descriptors a configuration wants at most, and the sum in words."""
+
+    files: int
+    sessions: int
+    text: str
+
+
+def required(sessions: int, listeners: int, workers: int, servers: int) -> Need:
+    """The descriptors for ``sessions`` at once; every worker has its own listening sockets."""
+    listening = listeners * workers
+    checks = 2 * servers  # a check running, and the one it replaces after a reload
+    files = sessions * PER_SESSION + listening + checks + OVERHEAD
+    return Need(
+        files,
+        sessions,
+        f"{sessions:,} sessions x {PER_SESSION} + {listening:,} listening sockets "
+        f"({listeners} x {workers} workers) + {checks:,} for checks + {OVERHEAD} = {files:,}",
+    )
+
+
+def fitting_sessions(limit: int, listeners: int, workers: int, servers: int) -> int:
+    """The most sessions that fit below ``limit`` descriptors; not below 0."""
+    fixed = required(0, listeners, workers, servers).files
+    return max(0, (limit - fixed) // PER_SESSION)
+
+
+def raise_file_limit() -> int:
+    """Raises RLIMIT_NOFILE's soft limit to the hard one; returns what holds now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):  # a hard limit above fs.nr_open: keep what we have
+            return soft
+    return hard

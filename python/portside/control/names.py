@@ -1,0 +1,107 @@
+"""The servers' host names and what they resolved to last.
+
+At the start and for a reload every new name must resolve: a name with a typing error is a mistake
+of the file. Later a failed look-up keeps the old addresses: a name server's outage is not the
+database's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from portside.config.addresses import Address
+from portside.config.model import Config, Server
+from portside.control.resolve import Lookup, Resolution, look_up, resolve
+from portside.errors import PortsideError
+
+News = tuple[str, str, str]
+"""Kind, text and server of an event."""
+
+
+class Names:
+    """Remembers the last good answer per host name."""
+
+    def __init__(self, lookup: Lookup = look_up) -> None:
+        self._lookup = lookup
+        self._known: dict[str, tuple[str, ...]] = {}
+        self._failing: set[str] = set()
+
+    async def resolve_new(self, config: Config) -> dict[str, tuple[str, ...]]:
+        """Destinations by server, for servers with a host name.
+
+        Raises:
+            PortsideError: a name that was never resolved does not resolve; all of them are named.
+        """
+        answer = await resolve(names_of(config) - self._known.keys(), lookup=self._lookup)
+        wrong = [
+            f"server {server.name}: the name {address.host} does not resolve: "
+            f"{answer.failed[address.host]}"
+            for server in config.servers
+            for address in server.addresses
+            if address.kind == "name" and address.host in answer.failed
+        ]
+        if wrong:
+            raise PortsideError("\n".join(f"{text}." for text in wrong))
+        self._known.update(answer.found)
+        return destinations(config, self._known)
+
+    async def resolve_again(
+        self, config: Config
+    ) -> tuple[dict[str, tuple[str, ...]], tuple[News, ...]]:
+        """Destinations after looking every name up again, and what is worth telling."""
+        answer = await resolve(names_of(config), lookup=self._lookup)
+        news = tuple(
+            entry
+            for server in config.servers
+            for address in server.addresses
+            if address.kind == "name"
+            for entry in self._news(server, address, answer)
+        )
+        self._failing = set(answer.failed)
+        self._known.update(answer.found)
+        return destinations(config, self._known), news
+
+    def _news(self, server: Server, address: Address, answer: Resolution) -> list[News]:
+        host = address.host
+        old = self._known.get(host, ())
+        if host in answer.failed:
+            if host in self._failing:
+                return []  # told when it began
+            kept = ", ".join(old)
+            text = f"server {server.name}: {host}: {answer.failed[host]}; {kept} is kept"
+            return [("resolve_failed", text, server.name)]
+        new = answer.found[host]
+        if new != old:
+            text = f"server {server.name}: {host} is now {', '.join(new)} (was {', '.join(old)})"
+            return [("resolved", text, server.name)]
+        if host in self._failing:
+            return [("resolved", f"server {server.name}: {host} resolves again", server.name)]
+        return []
+
+
+def names_of(config: Config) -> set[str]:
+    """Every host name of a configuration's servers."""
+    return {
+        address.host
+        for server in config.servers
+        for address in server.addresses
+        if address.kind == "name"
+    }
+
+
+def destinations(
+    config: Config, known: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """Destinations of each server that has a host name; several addresses are several of them."""
+    found = {}
+    for server in config.servers:
+        if any(address.kind == "name" for address in server.addresses):
+            each = (one for address in server.addresses for one in _expand(address, known))
+            found[server.name] = tuple(dict.fromkeys(each))
+    return found
+
+
+def _expand(address: Address, known: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    if address.kind != "name":
+        return (str(address),)
+    return tuple(str(Address("ip", ip, address.port)) for ip in known.get(address.host, ()))

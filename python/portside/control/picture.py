@@ -1,0 +1,264 @@
+"""An instance as people see it: configuration, standing, health and counters into views. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from portside.admin.views import (
+    MemberView,
+    PortView,
+    ReloadView,
+    ServerView,
+    ServiceView,
+    StatusView,
+)
+from portside.config.limits import fd_need, file_limit
+from portside.config.model import Server, Service
+from portside.control.state import AdminState, Composition, ServiceStanding
+from portside.health.judge import Status
+from portside.ports import words
+
+if TYPE_CHECKING:
+    from portside.health.monitor import ServerHealth
+
+Stats = Mapping[str, Any]
+_SERVICE_ZERO: Stats = {
+    "sessions": 0,
+    "queued": 0,
+    "accepted_total": 0,
+    "refused_total": 0,
+    "to_server_bytes_total": 0,
+    "to_client_bytes_total": 0,
+    "members": [],
+}
+_SERVER_ZERO: Stats = {
+    "sessions": 0,
+    "sessions_total": 0,
+    "connect_failures_total": 0,
+    "left_before_login_total": 0,
+    "breaker": "closed",
+    "hosts_blocked": [],
+}
+
+
+def services(composed: Composition, stats: Stats, accepting: bool) -> tuple[ServiceView, ...]:
+    """Every service in the file's order. A service the engine does not know yet counts zero."""
+    counted = {service["name"]: service for service in stats["services"]}
+    return tuple(
+        _service(
+            service,
+            composed.standing[service.name],
+            counted.get(service.name, _SERVICE_ZERO),
+            accepting,
+        )
+        for service in composed.world.config.services
+    )
+
+
+def _service(
+    service: Service, standing: ServiceStanding, count: Stats, accepting: bool
+) -> ServiceView:
+    return ServiceView(
+        name=service.name,
+        listen=tuple(str(listen.address) for listen in service.listen),
+        mode=service.mode,
+        balance=service.balance,
+        state=service_state(standing, accepting),
+        sessions=count["sessions"],
+        max_connections=service.max_connections,
+        queued=count["queued"],
+        accepted_total=count["accepted_total"],
+        refused_total=count["refused_total"],
+        to_server_bytes_total=count["to_server_bytes_total"],
+        to_client_bytes_total=count["to_client_bytes_total"],
+        members=_members(service, standing, count),
+    )
+
+
+def service_state(standing: ServiceStanding, accepting: bool) -> str:
+    """``open``, ``paused``, ``no server`` or ``closed``; the worst that holds."""
+    if not accepting:
+        return "closed"
+    if not standing.active:
+        return "no server"
+    return "paused" if standing.paused else "open"
+
+
+def _members(service: Service, standing: ServiceStanding, count: Stats) -> tuple[MemberView, ...]:
+    counted = {member["server"]: member for member in count["members"]}
+    total = sum(member["sessions_total"] for member in counted.values())
+    active = standing.active
+    views = []
+    for written in service.servers:
+        member = standing.members[written.name]
+        seen = counted.get(written.name, {"sessions": 0, "sessions_total": 0})
+        views.append(
+            MemberView(
+                server=written.name,
+                weight=member.weight,
+                file_weight=written.weight,
+                backup=written.backup,
+                eligible=member.eligible,
+                active=written.name in active,
+                why=member.why,
+                sessions=seen["sessions"],
+                sessions_total=seen["sessions_total"],
+                share=seen["sessions_total"] / total if total else 0.0,
+            )
+        )
+    return tuple(views)
+
+
+def servers(
+    composed: Composition, healths: Mapping[str, ServerHealth], stats: Stats, now: float
+) -> tuple[ServerView, ...]:
+    """Every server in the file's order. ``now`` is in the monitor's clock."""
+    counted = {server["name"]: server for server in stats["servers"]}
+    return tuple(
+        _server(
+            server,
+            composed,
+            healths.get(server.name),
+            counted.get(server.name, _SERVER_ZERO),
+            now,
+        )
+        for server in composed.world.config.servers
+    )
+
+
+def _server(
+    server: Server, composed: Composition, health: ServerHealth | None, count: Stats, now: float
+) -> ServerView:
+    world = composed.world
+    admin = world.overrides.admin_state(server.name)
+    status = health.status if health else "unknown"
+    blocked = {host["source"] for host in count["hosts_blocked"]}
+    blocked |= {source for source, _ in health.blocked} if health else set()
+    return ServerView(
+        name=server.name,
+        destinations=destinations_of(server, world.destinations),
+        state=_state(admin, health),
+        admin=str(admin),
+        is_up={"up": True, "down": False}.get(status),
+        check=health.code if health else "",
+        reason=(health.detail or health.note) if health and health.code != "NO_CHECK" else "",
+        since_s=now - health.since if health and status != "unknown" else None,
+        role=_role(health),
+        lag_s=health.lag_s if health else None,
+        sessions=count["sessions"],
+        max_connections=server.max_connections,
+        sessions_total=count["sessions_total"],
+        connect_failures_total=count["connect_failures_total"],
+        left_before_login_total=count["left_before_login_total"],
+        breaker=count["breaker"],
+        hosts_blocked=tuple(sorted(blocked)),
+        services=tuple(
+            service.name
+            for service in world.config.services
+            if any(member.name == server.name for member in service.servers)
+        ),
+    )
+
+
+def _state(admin: AdminState, health: ServerHealth | None) -> str:
+    if admin is not AdminState.READY:
+        return str(admin)
+    if health is None:
+        return "unknown"
+    return "unchecked" if health.code == Status.NO_CHECK else health.status
+
+
+def _role(health: ServerHealth | None) -> str:
+    if health is None or health.writable is None:
+        return ""
+    if health.writable:
+        return "primary"
+    return "read-only" if health.replicating is None else "replica"
+
+
+def destinations_of(server: Server, resolved: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Where the server is reached: resolved, or as the file says."""
+    literal = tuple(str(address) for address in server.addresses)
+    return resolved.get(server.name, literal)
+
+
+def alerts(
+    composed: Composition,
+    service_views: tuple[ServiceView, ...],
+    server_views: tuple[ServerView, ...],
+    stats: Stats,
+) -> tuple[str, ...]:
+    """What needs a person, most urgent first."""
+    found = []
+    for service in service_views:
+        if service.state == "no server":
+            reasons = "; ".join(member.why for member in service.members if member.why)
+            found.append(f"service {service.name} has no server: {reasons or 'all weights are 0'}")
+    for name, decision in composed.world.decisions.items():
+        if decision.state.rivals:
+            others = ", ".join(sorted(decision.state.rivals))
+            found.append(
+                f"service {name}: two writable servers: {decision.state.holder} keeps the writes, "
+                f"{others} must be read-only"
+            )
+    for server in server_views:
+        if server.state == "down":
+            found.append(f"server {server.name} is down: {server.check} {server.reason}".rstrip())
+        for source in server.hosts_blocked:
+            found.append(
+                f"server {server.name} refuses our address {source or '(the route`s)'}: "
+                "FLUSH HOSTS or a GRANT there"
+            )
+    if dropped := stats["log"]["dropped_total"]:
+        found.append(f"{dropped:,} session log lines were lost: the log's disk is too slow")
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a status says of the process, which no part of the instance knows."""
+
+    version: str
+    pid: int
+    config_path: str
+    last_reload: ReloadView | None
+    started: bool
+    """Whether the workers were started; before, none is alive and none is missing."""
+
+
+def status(
+    about: About,
+    stats: Stats,
+    composed: Composition,
+    service_views: tuple[ServiceView, ...],
+    server_views: tuple[ServerView, ...],
+    *,
+    port_views: Sequence[PortView] = (),
+) -> StatusView:
+    """One page about an instance."""
+    config = composed.world.config
+    found = [*alerts(composed, service_views, server_views, stats), *words.alerts(port_views)]
+    if about.started:
+        found += [f"worker {w['id']} is dead" for w in stats["workers"] if not w["alive"]]
+    if about.last_reload is not None and not about.last_reload.ok:
+        mistakes = about.last_reload.mistakes
+        more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+        found.append(f"the last reload was refused: {mistakes[0]}{more}")
+    return StatusView(
+        version=about.version,
+        pid=about.pid,
+        uptime_s=stats["uptime_s"],
+        config_path=about.config_path,
+        generation=stats["generation"],
+        accepting=stats["accepting"],
+        workers=len(stats["workers"]),
+        sessions=sum(worker["sessions"] for worker in stats["workers"]),
+        max_sessions=fd_need(config, file_limit()).max_sessions,
+        last_reload=about.last_reload,
+        overrides=composed.world.overrides.words(config),
+        alerts=tuple(found),
+        services=service_views,
+        servers=server_views,
+    )

@@ -1,0 +1,82 @@
+"""A reload: a new file checked, compared and put in force, or refused with its mistakes.
+
+All or nothing: whatever is wrong, the configuration in force stays. One at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from portside.admin.views import ReloadView
+from portside.control.difference import changes, restart_mistakes
+from portside.errors import ConfigError, PortsideError
+
+if TYPE_CHECKING:
+    from portside.config.model import Config
+    from portside.control.instance import Instance
+
+Load = Callable[[], "Config"]
+
+
+class Reloader:
+    """Reloads one instance; remembers how the last one went."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._lock = asyncio.Lock()
+        self.last: ReloadView | None = None
+
+    async def reload(self, load: Load, *, dry_run: bool = False) -> ReloadView:
+        """Puts what ``load`` returns in force. ``load`` may block: it runs in a thread.
+
+        Never raises for a mistake: the view says what was wrong, and the old configuration stays.
+        """
+        async with self._lock:
+            view = await self._try(load, dry_run)
+            if not dry_run:
+                self.last = view
+                self._instance.tell("reload" if view.ok else "reload_refused", _event_text(view))
+            return view
+
+    async def _try(self, load: Load, dry_run: bool) -> ReloadView:
+        try:
+            config = await asyncio.to_thread(load)
+            old = self._instance.config
+            placed = self._instance.fitted(config)
+            mistakes = restart_mistakes(old, placed)
+            if mistakes:
+                return _refused(mistakes)
+            destinations = await self._instance.resolve_new(placed)
+            changed = changes(old, placed)
+            if dry_run:
+                return ReloadView(True, time.time(), _sentence(changed, "would change"), changed)
+            await self._instance.take_config(placed, destinations)
+        except ConfigError as error:
+            return _refused(tuple(str(problem) for problem in error.problems))
+        except PortsideError as error:
+            return _refused(tuple(str(error).splitlines()))
+        finally:
+            # Free ports of what is not in force (any more), or that was refused just now.
+            self._instance.listeners.retire(self._instance.config)
+        return ReloadView(True, time.time(), _sentence(changed, "changed"), changed)
+
+
+def _refused(mistakes: tuple[str, ...]) -> ReloadView:
+    count = f"{len(mistakes)} mistake{'' if len(mistakes) == 1 else 's'}"
+    text = f"not reloaded: {count}; the configuration in force stays."
+    return ReloadView(False, time.time(), text, (), mistakes)
+
+
+def _sentence(changed: tuple[str, ...], verb: str) -> str:
+    if not changed:
+        return "The file says what is already in force."
+    done = "Reloaded" if verb == "changed" else "Dry run"
+    what = f"{len(changed)} thing{'' if len(changed) == 1 else 's'}"
+    return f"{done}: {what} {verb}."
+
+
+def _event_text(view: ReloadView) -> str:
+    return " ".join((view.message, *(view.mistakes or view.changes)))

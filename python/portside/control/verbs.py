@@ -1,0 +1,157 @@
+"""What an administrator can do to a running instance; each verb returns one sentence.
+
+Names are checked here, so that the admin API, the command line and ``Balancer`` refuse a wrong
+one in the same words. The sentence says what is true now, also when it was true before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from portside.control.refusal import Refusal, unknown
+from portside.control.state import AdminState, Composition, World, file_weight
+from portside.health.eligibility import SwitchRefused
+from portside.health.eligibility import switch as decide_switch
+from portside.health.requirement import service_rules
+
+if TYPE_CHECKING:
+    from portside.config.model import Service
+    from portside.control.instance import Instance
+
+MAX_WEIGHT = 256  # as in the file, config.model.Member
+
+
+async def set_server(instance: Instance, server: str, state: AdminState) -> str:
+    """``drain``, ``maint`` or ``ready`` a server, in every service."""
+    _known_server(instance, server)
+    before = instance.composed.world.overrides.admin_state(server)
+
+    def alter(world: World) -> World:
+        return replace(world, overrides=world.overrides.with_server(server, state))
+
+    running = next((view.sessions for view in instance.servers() if view.name == server), 0)
+    after = await instance.change(alter)
+    text = _server_sentence(server, state, before, running) + _left_without(after, server)
+    if before is not state:
+        instance.tell(f"admin_{state}", text, server=server)
+    return text
+
+
+def _server_sentence(server: str, state: AdminState, before: AdminState, running: int) -> str:
+    still = "still" if before is state else "now"
+    sessions = f"{running} session{'' if running == 1 else 's'}"
+    if state is AdminState.DRAIN:
+        return f"server {server} is {still} in drain: no new sessions, {sessions} may go on."
+    if state is AdminState.MAINT:
+        return (
+            f"server {server} is {still} in maint: no new sessions, {sessions} will end between "
+            "two commands."
+        )
+    return f"server {server} is {still} ready: it takes sessions as its checks allow."
+
+
+def _left_without(after: Composition, server: str) -> str:
+    """A warning when services have nobody left now."""
+    empty = [
+        name
+        for name, standing in after.standing.items()
+        if server in standing.members and not standing.active
+    ]
+    return f" No server is left for: {', '.join(sorted(empty))}." if empty else ""
+
+
+async def set_weight(instance: Instance, service: str, server: str, weight: int | None) -> str:
+    """Sets a member's weight until told otherwise; None: as the file says."""
+    _known_member(instance, service, server)
+    if weight is not None and not 0 <= weight <= MAX_WEIGHT:
+        raise Refusal(f"a weight is a number from 0 to {MAX_WEIGHT}.")
+
+    def alter(world: World) -> World:
+        return replace(world, overrides=world.overrides.with_weight(service, server, weight))
+
+    after = await instance.change(alter)
+    written = file_weight(instance.config, service, server)
+    name = f"server {server} in service {service}"
+    if weight is None:
+        text = f"{name} has weight {written} again, as the file says."
+    else:
+        none = " and gets no new sessions" if weight == 0 else ""
+        text = f"{name} has weight {weight} now{none} (file: {written})."
+    instance.tell("admin_weight", text, service=service, server=server)
+    return text + _left_without(after, server)
+
+
+async def set_pause(instance: Instance, service: str, paused: bool) -> str:
+    """Holds a service's new clients in its queue, or lets them go on."""
+    _known_service(instance, service)
+
+    def alter(world: World) -> World:
+        return replace(world, overrides=world.overrides.with_pause(service, paused))
+
+    await instance.change(alter)
+    configured = _known_service(instance, service)
+    if paused:
+        wait_s = configured.timeouts.queue_s
+        most = "for ever" if wait_s is None else f"at most {wait_s:g} s"
+        text = (
+            f"service {service} is paused: up to {configured.queue} new clients wait, {most} each."
+        )
+    else:
+        text = f"service {service} takes clients."
+    instance.tell("admin_pause" if paused else "admin_resume", text, service=service)
+    return text
+
+
+async def switch(instance: Instance, service: str, server: str) -> str:
+    """Moves a service's sessions to ``server``: the one answer to ``failback = "manual"``."""
+    configured = _known_service(instance, service)
+    _known_member(instance, service, server)
+    views = {name: health.view for name, health in instance.healths().items()}
+    told: list[str] = []
+
+    def alter(world: World) -> World:
+        said = world.overrides.admin_state(server)
+        if said is not AdminState.READY:
+            raise Refusal(f"server {server} is in {said}.", f"First: portside ready {server}")
+        rules = service_rules(configured)
+        try:
+            state, event = decide_switch(rules, views, world.decisions.get(service), server)
+        except SwitchRefused as refused:
+            raise Refusal(f"{refused}.", status=409) from None
+        told.append(event.message)
+        decision = world.decisions[service]
+        return replace(
+            world, decisions={**world.decisions, service: replace(decision, state=state)}
+        )
+
+    await instance.change(alter)
+    instance.tell("switched", told[0], service=service, server=server)
+    return f"{told[0]}."
+
+
+async def kill(instance: Instance, session: int) -> str:
+    """Cuts one session at once."""
+    told = await asyncio.to_thread(instance.plane.close_sessions, session=session)
+    if not told:
+        raise Refusal(f"there is no session {session}.", "See portside show sessions.", status=404)
+    return f"session {session} is being closed."
+
+
+def _known_server(instance: Instance, name: str) -> None:
+    if name not in instance.config.by_name:
+        raise unknown("server", name, instance.config.by_name)
+
+
+def _known_service(instance: Instance, name: str) -> Service:
+    found = instance.config.service(name)
+    if found is None:
+        raise unknown("service", name, (service.name for service in instance.config.services))
+    return found
+
+
+def _known_member(instance: Instance, service: str, server: str) -> None:
+    members = [member.name for member in _known_service(instance, service).servers]
+    if server not in members:
+        raise unknown(f"server in service {service}", server, members)

@@ -1,0 +1,63 @@
+"""The demo's parts on real servers: loopback for everybody, namespaces for root."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from portside.demo import hosts as where
+from portside.demo.stage import Stage
+
+
+def _ignore(*_: object) -> None:
+    """The live view of a test."""
+
+
+def test_loopback_portside_balances_by_weight_without_errors():
+    with Stage(where.Hosts("a test")) as stage:
+        folder = stage.folder
+        result = stage.measure(stage.start_portside(), 2.0, _ignore)
+    read, write = result.services
+    assert read.figures.errors == [] and write.figures.errors == []
+    total = sum(read.shares.values())
+    assert total > 100
+    # Smooth weighted round robin per worker: off by at most one round of 21 for each.
+    for name, share in {"db1": 1 / 21, "db2": 10 / 21, "db3": 10 / 21}.items():
+        assert abs(read.shares[name] - total * share) < 60
+    assert set(write.shares) == {"db1"}
+    assert (result.aborted_clients, result.time_waits) == (0, None)
+    assert not folder.exists()
+
+
+@pytest.mark.netns
+@pytest.mark.haproxy
+def test_namespaces_show_the_illness_and_the_cure(haproxy):
+    hosts = where.make_hosts()
+    if hosts.why:
+        pytest.skip(hosts.why)
+    with Stage(hosts) as stage:
+        results = {}
+        for start in (stage.start_haproxy, stage.start_portside):
+            route = start()
+            with stage.running(route):
+                results[route.name] = stage.measure(route, 2.0, _ignore)
+    portside, other = results["Portside"], results["HAProxy"]
+    sessions = sum(service.figures.sessions_ok for service in portside.services)
+    assert sessions > 100
+    assert all(service.figures.errors == [] for service in portside.services)
+    assert portside.aborted_clients == 0
+    # A late FIN or two per hundred may cross the client's; the bulk must be gone on every host.
+    assert sum(portside.time_waits.values()) < sessions / 50
+    assert sum(other.time_waits.values()) > sessions / 2
+
+
+def test_the_command_prints_its_table():
+    command = [sys.executable, "-m", "portside", "demo", "--seconds", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for part in ("direct", "Portside", "read", "write", "Aborted_clients", "share %"):
+        assert part in done.stdout
+    if os.geteuid() != 0:
+        assert "need root" in done.stdout
