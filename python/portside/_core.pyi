@@ -143,13 +143,18 @@ class PortLease:
     def port(self) -> int:
         """Our port; 0 once it was given back."""
 
+    @property
+    def resets_are_lost(self) -> bool:
+        """Whether resets do not arrive there now: answer the server's FIN with ours."""
+
     def give_back(self, how: str) -> None:
         """Gives it back; a second time does nothing.
 
         Args:
-            how: "server-first" (their FIN, then our RST), "reset", "not-connected", "port-in-use"
-                (bind EADDRINUSE), "tuple-in-use" (connect EADDRNOTAVAIL), "source-gone" (bind
-                EADDRNOTAVAIL), "unused".
+            how: "server-first" (their FIN, then our RST), "server-first-fin" (their FIN, then
+                ours), "reset", "not-connected", "port-in-use" (bind EADDRINUSE), "tuple-in-use"
+                (connect EADDRNOTAVAIL), "open-at-server" (connect met the port's former
+                connection), "source-gone" (bind EADDRNOTAVAIL), "unused".
         """
 
 @final

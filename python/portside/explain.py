@@ -115,8 +115,10 @@ _EVENTS: Final = (
     Code(
         "resets_lost",
         "event",
-        "Something on the way to this server swallows resets, so a source port that is used again"
-        " at once does not get through. Ports towards it rest 60 s for now.",
+        "Something on the way to this server swallows resets, so it keeps old connections open and"
+        " a source port that is used again does not get through. For now our FIN answers the"
+        " server's (it keeps a TIME_WAIT, which blocks nobody), and ports rest 60 s; five quiet"
+        " minutes later resets are tried again.",
         'Look for a firewall that drops RST, or use close = { to_server = "eof" } for this server.',
     ),
     Code(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.instance import Instance
+from tests.support.lab_place import Place
 from tests.support.namespace import Namespace
 
 
@@ -49,3 +50,11 @@ def namespace() -> Iterator[Namespace]:
         pytest.skip("network namespaces need root")
     with Namespace() as made:
         yield made
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A /run of its own for the lab's namespaces."""
+    one = Place(tmp_path)
+    yield one
+    one.end()

@@ -19,6 +19,7 @@
 //! - A tuple that is due comes first, the one unused for longest; then one that still rests after a
 //!   server-first close, at once; then one probe per attempt of another resting one. A blocked tuple and
 //!   one in `TIME_WAIT` never before it is due.
+//! - While the path eats resets, a tuple that we reset rests as one in `TIME_WAIT` does; see [`Ledger::resets_lost`].
 //! - A worker's lists are its own. It borrows never-used tuples from the depot in chunks of [`CHUNK`], and
 //!   when the depot is empty takes up to a chunk of due ones from another worker: no lease fails while a
 //!   usable tuple exists anywhere in the process.
@@ -51,6 +52,9 @@ pub const MAX_TRIES: u8 = 64;
 pub const REST_MS: u64 = 1_000;
 /// `TCP_TIMEWAIT_LEN`, include/net/tcp.h, not tunable. Also the rest on a path that loses resets.
 pub const TIME_WAIT_MS: u64 = 60_000;
+/// So many tuples are reused at once after their first good close, at the start and when lost resets are forgiven: a path
+/// that eats resets shows within a second, not when the whole range has been used on it. More than `resets::LEAST`.
+pub const CANARIES: u32 = 4;
 /// First and longest pause of a port that another program holds.
 pub const BLOCKED_MS: (u64, u64) = (2_000, 60_000);
 
@@ -124,6 +128,8 @@ pub enum Who {
 pub enum Closed {
     /// The server's FIN came first (or its RST) and we reset: nothing is left on our side.
     ServerFirst,
+    /// The server's FIN came first and ours answered it: nothing is left here, whatever the path does to resets.
+    ServerFirstFin,
     /// We reset, or closed with `TCP_LINGER2`, without having seen the server's FIN.
     Reset,
     /// Our FIN was first: a `TIME_WAIT` here. With timestamps at both ends the kernel reuses it at once.
@@ -137,6 +143,9 @@ pub enum Closed {
     PortInUse,
     /// connect: `EADDRNOTAVAIL`. This tuple is taken or in `TIME_WAIT`.
     TupleInUse,
+    /// connect was answered, but not to our SYN: the server still has the tuple's former connection open, since our
+    /// reset never arrived. It forgets it within a minute (FIN-WAIT-2, `tcp_fin_timeout`).
+    OpenAtServer,
     /// bind: `EADDRNOTAVAIL`. The source address is not on this host: suspended for every destination.
     SourceGone,
     /// Never given to the kernel (the client left, no descriptor): back to where it was.

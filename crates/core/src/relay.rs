@@ -69,6 +69,16 @@ pub struct Rules {
     pub idle_ms: Option<Ms>,
 }
 
+impl Rules {
+    /// For a path that eats resets: the server's FIN is answered with ours, which leaves it a `TIME_WAIT` that blocks
+    /// nobody, in place of a connection that it still believes in.
+    pub fn avoid_resets(&mut self) {
+        if self.to_server == ToServer::EofReset {
+            self.to_server = ToServer::Eof;
+        }
+    }
+}
+
 /// What only the engine knows: bytes taken from one side and not yet taken by the other's kernel.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unsent {

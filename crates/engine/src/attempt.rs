@@ -11,7 +11,7 @@ use mio::unix::SourceFd;
 use mio::Interest;
 use portside_core::breaker::{Decision, Event as Breaker};
 use portside_core::ports::{Attempt, Closed, Who};
-use portside_core::reason::Cause;
+use portside_core::reason::{Cause, Phase};
 use socket2::SockAddr;
 
 use crate::error::is_local_shortage;
@@ -24,6 +24,10 @@ use crate::socket::Socket;
 use crate::source::Choice;
 use crate::sys;
 use crate::worker::{token, Worker};
+
+/// How long a connect() over a tuple used before may take until we look what answers it: longer than the three round trips
+/// in which a SYN, the old connection's answer, our reset to it and the next SYN clear the way.
+const LOOK_MS: u64 = 300;
 
 /// Why an attempt did not even start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +107,12 @@ impl Worker {
             .register(&mut SourceFd(&fd), token, both);
         if let Some(assigned) = session.assigned.as_mut() {
             if let Some(held) = opened.held {
+                if held.resets_are_lost(self.now) {
+                    session.rules.avoid_resets();
+                }
+                if held.is_reused() {
+                    self.reused.push_back((self.now + LOOK_MS, token));
+                }
                 assigned.source_ip = Some(held.source().ip());
                 assigned.source = Some(held.source());
                 assigned.held = Some(held);
@@ -212,6 +222,45 @@ impl Worker {
                 .push(Kind::PortsExhausted, "", &server.name, text.clone());
         }
         (Failed::NoPort, text.into())
+    }
+
+    /// Looks at the connects over tuples used before that are still under way.
+    pub(crate) fn look_at_reused(&mut self) {
+        while let Some((at, token)) = self.reused.front().copied() {
+            if at > self.now {
+                return;
+            }
+            self.reused.pop_front();
+            self.guarded_with(token, Self::look_at);
+        }
+    }
+
+    fn look_at(&mut self, index: usize, mut session: Box<Session>) {
+        let connects = session.relay.phase() == Phase::Connect;
+        let fd = session.server_socket.as_ref().map(Socket::fd);
+        if let Some(fd) = fd.filter(|_| connects) {
+            if sys::old_connection_answers(fd) {
+                self.reset_was_lost(index, &mut session);
+            } else {
+                let token = token(index, session.generation, true);
+                self.reused.push_back((self.now + LOOK_MS, token));
+            }
+        }
+        self.drive(index, session);
+    }
+
+    /// The server has never seen our reset to this tuple's former connection: another tuple, and no failure of anybody.
+    fn reset_was_lost(&mut self, index: usize, session: &mut Session) {
+        session.name_error(
+            "an old connection of this source port is still open there: our reset to it was lost",
+        );
+        let held = session.assigned.as_mut().and_then(|a| a.held.take());
+        if let Some(held) = held {
+            held.give_back(Closed::OpenAtServer, self.now);
+        }
+        session.leave_server(self.now);
+        self.shared.slot_freed(&self.plan);
+        self.dispatch(index, session);
     }
 
     /// A connect or a greeting failed by the server's doing.

@@ -32,6 +32,12 @@ impl CheckLease {
         self.held.as_ref().map(|held| held.source().port())
     }
 
+    /// Whether a reset on this path is not to be relied on: close with FIN behind the server's.
+    pub fn resets_are_lost(&self) -> bool {
+        let held = self.held.as_ref();
+        held.is_some_and(|held| held.resets_are_lost(self.shared.now_ms()))
+    }
+
     /// Gives it back; the words are those of [`how`]. A second time does nothing.
     pub fn give_back(&mut self, word: &str) -> Result<(), EngineError> {
         let closed = how(word)
@@ -64,6 +70,8 @@ impl Drop for CheckLease {
 fn how(word: &str) -> Option<Closed> {
     Some(match word {
         "server-first" => Closed::ServerFirst,
+        "server-first-fin" => Closed::ServerFirstFin,
+        "open-at-server" => Closed::OpenAtServer,
         "reset" => Closed::Reset,
         "not-connected" => Closed::NotConnected,
         "port-in-use" => Closed::PortInUse,

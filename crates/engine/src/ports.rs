@@ -252,6 +252,16 @@ impl Held {
         }
     }
 
+    /// Whether the tuple was used before, so that its former connection may still be open at the server.
+    pub fn is_reused(&self) -> bool {
+        self.lease.as_ref().is_some_and(Lease::is_reused)
+    }
+
+    /// Whether a reset on this path is not to be relied on.
+    pub fn resets_are_lost(&self, now: u64) -> bool {
+        self.ports.ledger.resets_lost(now)
+    }
+
     /// The first SYN was lost or ignored; on a reused tuple the sign of a path that eats resets.
     pub fn syn_repeated(&mut self) {
         if let Some(lease) = self.lease.as_mut().filter(|l| l.is_reused()) {
@@ -284,7 +294,8 @@ impl Drop for Held {
 /// What a close means for the tuple's next use.
 pub fn after(how: ServerClose, peer_timestamps: bool) -> Closed {
     match how {
-        ServerClose::EofReset | ServerClose::EofFin | ServerClose::Lost => Closed::ServerFirst,
+        ServerClose::EofReset | ServerClose::Lost => Closed::ServerFirst,
+        ServerClose::EofFin => Closed::ServerFirstFin,
         ServerClose::Fin => Closed::WeFirst { peer_timestamps },
         ServerClose::Linger2
         | ServerClose::LateLinger2

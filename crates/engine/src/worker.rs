@@ -66,6 +66,8 @@ pub struct Worker {
     pub(crate) sessions: Slab<Option<Box<Session>>>,
     pub(crate) timers: BinaryHeap<Reverse<(u64, usize)>>,
     pub(crate) run_again: Vec<Token>,
+    /// Connects over tuples used before, and when to look at each; in order.
+    pub(crate) reused: VecDeque<(u64, Token)>,
     pub(crate) scratch: Box<[u8]>,
     pub(crate) balancers: HashMap<String, Balancer>,
     pub(crate) queues: HashMap<String, VecDeque<Token>>,
@@ -96,6 +98,7 @@ impl Worker {
             sessions: Slab::new(),
             timers: BinaryHeap::new(),
             run_again: Vec::new(),
+            reused: VecDeque::new(),
             scratch: vec![0; READ_BYTES].into_boxed_slice(),
             balancers: HashMap::new(),
             queues: HashMap::new(),
@@ -140,6 +143,7 @@ impl Worker {
         self.shared.workers[self.id].sessions.store(0, Relaxed);
         self.timers.clear();
         self.run_again.clear();
+        self.reused.clear();
         self.queues.clear();
         self.accept_again = true;
     }
@@ -171,6 +175,7 @@ impl Worker {
             self.read_inbox();
         }
         self.fire_timers();
+        self.look_at_reused();
         self.accept_where_paused();
         if self.shared.inboxes[self.id].slot_free.swap(false, Relaxed) {
             self.serve_queues();
@@ -190,7 +195,8 @@ impl Worker {
         let (told, at) = self.log_told;
         let untold = self.id == 0 && self.shared.log.lost() > told;
         let tell = untold.then_some(at + LOST_LINES_MS);
-        [timer, retire, flush, self.paused_until, tell]
+        let look = self.reused.front().map(|(at, _)| *at);
+        [timer, retire, flush, self.paused_until, tell, look]
             .into_iter()
             .flatten()
             .min()
@@ -199,19 +205,26 @@ impl Worker {
 
     /// Handles one session's event; a panic costs this session, not the worker.
     pub(crate) fn guarded(&mut self, token: Token, event: Option<&Event>) {
-        let (index, generation, is_server) = unpack(token);
-        let Some(mut session) = self.take(index, generation) else {
+        let (_, _, is_server) = unpack(token);
+        self.guarded_with(token, |worker, index, mut session| {
+            if let Some(event) = event {
+                note(&mut session, event, is_server);
+            }
+            worker.drive(index, session);
+        });
+    }
+
+    /// Hands a session, if it is still there, to `act`, which puts it back or ends it.
+    pub(crate) fn guarded_with(
+        &mut self,
+        token: Token,
+        act: impl FnOnce(&mut Self, usize, Box<Session>),
+    ) {
+        let (index, generation, _) = unpack(token);
+        let Some(session) = self.take(index, generation) else {
             return;
         };
-        if let Some(event) = event {
-            note(&mut session, event, is_server);
-        }
-        let mut kept = Some(session);
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            if let Some(session) = kept.take() {
-                self.drive(index, session);
-            }
-        }));
+        let outcome = catch_unwind(AssertUnwindSafe(|| act(self, index, session)));
         if let Err(panic) = outcome {
             self.session_panicked(index, &panic);
         }

@@ -141,6 +141,11 @@ impl PortLease {
         self.lock().port().unwrap_or(0)
     }
 
+    #[getter]
+    fn resets_are_lost(&self) -> bool {
+        self.lock().resets_are_lost()
+    }
+
     fn give_back(&self, how: &str) -> PyResult<()> {
         self.lock().give_back(how).map_err(refused)
     }

@@ -462,7 +462,8 @@ class Instance:
             for server, destination in sorted(lost - self._resets_lost):
                 text = (
                     f"server {server}: something on the way to {destination} swallows our resets:"
-                    " reused source ports get no answer; they rest 60 s from now on"
+                    " old connections stay open there. For now our FIN answers the server's, and"
+                    " source ports rest 60 s"
                 )
                 self._announcer.tell("resets_lost", text, server=server)
             self._resets_lost = lost

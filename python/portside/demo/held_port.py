@@ -10,11 +10,14 @@ not lose its port to somebody's connect()) and above Portside's own source ports
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 from types import TracebackType
 
 LOWEST, HIGHEST = 30000, 32767
+# A host without IPv6 refuses its sockets or its addresses.
+_NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 class HeldPort:
@@ -35,7 +38,7 @@ class HeldPort:
         # A seeded or shared order would make two test runs collide on purpose.
         random.SystemRandom().shuffle(candidates)
         for port in candidates:
-            if _is_listening(family, address, port):
+            if _is_taken(port):
                 continue
             try:
                 self._socket.bind((address, port))
@@ -63,13 +66,19 @@ class HeldPort:
         self.release()
 
 
-def _is_listening(family: socket.AddressFamily, address: str, port: int) -> bool:
-    """True when a bind without SO_REUSEADDR fails: somebody holds or just held the port."""
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+def _is_taken(port: int) -> bool:
+    """True when somebody holds or just held the number, on whatever address of either family.
+
+    Bound without SO_REUSEADDR. A server on 127.0.0.1 is in the way of a listener on [::], which
+    takes both families, and the other way round.
+    """
+    for family, every in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):
         try:
-            probe.bind((address, port))
-        except OSError:
-            return True
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.bind((every, port))
+        except OSError as error:
+            if error.errno not in _NO_SUCH_FAMILY:
+                return True
     return False
 
 

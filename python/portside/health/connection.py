@@ -33,6 +33,7 @@ IP_BIND_ADDRESS_NO_PORT = 24
 LINGER_RESET = struct.pack("ii", 1, 0)
 CLOSE_DEADLINE_S = 1.0
 PEEK_AGAIN_S = 0.01
+_SYN_SENT = 2  # include/net/tcp_states.h
 
 # The system had no room for us; the server was not even asked.
 LOCAL_SHORTAGE = frozenset(
@@ -60,6 +61,8 @@ class PortLease(Protocol):
     def source(self) -> str: ...
     @property
     def port(self) -> int: ...
+    @property
+    def resets_are_lost(self) -> bool: ...
     def give_back(self, how: str) -> None: ...
 
 
@@ -209,6 +212,14 @@ async def open_to(
         async with asyncio.timeout_at(deadline):
             await loop.sock_connect(sock, where)
     except TimeoutError as error:
+        if _old_connection_answers(sock):
+            sock.ended = "open-at-server"
+            reset(sock)
+            text = (
+                f"connect {destination.text}: an old connection of our port is still open there,"
+                " since our reset to it was lost on the way; not the database"
+            )
+            raise CheckError(Status.SOCKERR, text) from None
         reset(sock)
         if isinstance(error, OSError) and error.errno is not None:
             raise connect_error(error, destination, source) from None
@@ -249,6 +260,18 @@ def knock_unix(destination: Destination) -> None:
             raise connect_error(error, destination, "") from None
     text = f"connect {destination.text}: it is a datagram socket, not MySQL's"
     raise CheckError(Status.L4CON, text, definitive=True)
+
+
+def _old_connection_answers(sock: CheckSocket) -> bool:
+    """The connect() met the former connection of a port of ours, see engine/src/sys.rs.
+
+    Source: struct tcp_info, include/uapi/linux/tcp.h: tcpi_state is its first byte, tcpi_segs_in
+    the word at 140. A host that is down answers nothing at all.
+    """
+    if sock.lease is None:
+        return False
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144)
+    return len(info) == 144 and info[0] == _SYN_SENT and struct.unpack_from("I", info, 140)[0] > 0
 
 
 def _wake(ready: asyncio.Future[None]) -> None:
@@ -292,6 +315,8 @@ def hang_up(sock: socket.socket) -> None:
 async def close_after_quit(sock: socket.socket, deadline_s: float = CLOSE_DEADLINE_S) -> None:
     """Reads until the server's FIN, then resets: no TIME_WAIT on either host, nothing aborted.
 
+    Where resets are known to be lost our FIN answers the server's instead.
+
     Call it when QUIT was sent, or when the server has said its last word (an ERR). Without a FIN
     by the deadline it resets when everything was delivered; else the kernel gets TCP_LINGER2 -1,
     which delivers what is queued and then forgets the socket. Never raises.
@@ -302,6 +327,10 @@ async def close_after_quit(sock: socket.socket, deadline_s: float = CLOSE_DEADLI
             while await loop.sock_recv(sock, 65536):
                 pass
         if isinstance(sock, CheckSocket):
+            if sock.lease is not None and sock.lease.resets_are_lost:
+                sock.ended = "server-first-fin"
+                sock.close()
+                return
             sock.ended = "server-first"
     except TimeoutError:
         _close_without_fin(sock)

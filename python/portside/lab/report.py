@@ -221,10 +221,12 @@ def notes(results: Sequence[Result], scale: Scale) -> list[str]:
         )
     filtered = [result for result in results if result.strategy.eats_resets]
     if filtered:
-        seen = "noticed it (resets_lost)" if filtered[0].resets_lost else "did not notice it yet"
-        said.append(
-            f"Where resets are filtered, the database keeps FIN-WAIT sockets; Portside {seen}."
+        seen = (
+            "noticed it (resets_lost) and closes with FIN there, so the database keeps TIME_WAITs"
+            if filtered[0].resets_lost
+            else "did not notice it yet"
         )
+        said.append(f"Where resets are filtered, Portside {seen}.")
     return said
 
 

@@ -119,8 +119,9 @@ def _about(total: _Sum) -> list[str]:
     if total.resets_lost:
         said.append(
             "something on the way swallows our resets (a firewall that drops RST, most likely), so"
-            " ports towards it rest 60 s. Let RST pass, or set close = { to_server ="
-            f' "eof" }} for server {total.server}.'
+            " for now our FIN answers the server's, which keeps the TIME_WAIT, and ports rest 60 s."
+            ' Let RST pass, or make it lasting: close = { to_server = "eof" } for server'
+            f" {total.server}."
         )
     if total.wasted_probes >= _TRIES_WORTH_A_WORD:
         said.append(

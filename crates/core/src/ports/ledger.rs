@@ -8,7 +8,7 @@ use super::lists::{pause, tick, tick_ms, Lists, Taken, NEVER};
 use super::resets::QUIET_MS;
 use super::sources::{lock, Sources};
 use super::space::{Space, Spec, SpecError};
-use super::{Attempt, Closed, Kind, Lease, Who, MAX_TRIES, REST_MS, TIME_WAIT_MS};
+use super::{Attempt, Closed, Kind, Lease, Who, CANARIES, MAX_TRIES, REST_MS, TIME_WAIT_MS};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -46,6 +46,8 @@ pub struct Ledger {
     pub(super) depot_left: AtomicU32,
     /// Resets are lost on this path until then.
     resets_lost_until_ms: AtomicU64,
+    /// Tuples yet to be reused at once, see [`CANARIES`].
+    pub(super) canaries: AtomicU32,
     pub(super) rotation: u64,
 }
 
@@ -75,6 +77,7 @@ impl Ledger {
             depot_left: AtomicU32::new(depot.left),
             depot: Mutex::new(depot),
             resets_lost_until_ms: AtomicU64::new(0),
+            canaries: AtomicU32::new(CANARIES),
             rotation,
         };
         link_reserve(&mut lock(&ledger.checks().lists));
@@ -333,13 +336,25 @@ impl Ledger {
         if lists.space.leased_from(position).is_none() {
             return Err(ForeignLease);
         }
-        self.take_back(&mut lists, position, &lease, how, now_ms);
+        let found_lost = self.take_back(&mut lists, position, &lease, how, now_ms);
         self.publish(shard, &lists);
+        drop(lists);
+        if found_lost {
+            self.lose_resets(now_ms);
+        }
         Ok(())
     }
 
+    /// True: this one shows that the path loses resets.
     #[inline]
-    fn take_back(&self, lists: &mut Lists, position: u32, lease: &Lease, how: Closed, now_ms: u64) {
+    fn take_back(
+        &self,
+        lists: &mut Lists,
+        position: u32,
+        lease: &Lease,
+        how: Closed,
+        now_ms: u64,
+    ) -> bool {
         let since = tick(now_ms);
         let (index, port) = if lists.space.generation == lease.generation {
             (usize::from(lease.source_index), lease.port)
@@ -350,21 +365,28 @@ impl Ledger {
             how,
             Closed::PortInUse | Closed::TupleInUse | Closed::SourceGone
         );
+        let mut found_lost = false;
         if refused {
             lists.counts[index].wasted += 1;
-        } else if lease.is_reused()
-            && how != Closed::Unused
-            && lists.watch.note(lease.syn_retransmitted, now_ms)
-        {
-            self.resets_lost_until_ms
-                .store(now_ms + QUIET_MS, Ordering::Relaxed);
+        } else if lease.is_reused() && how != Closed::Unused {
+            let repeated = lease.syn_retransmitted || how == Closed::OpenAtServer;
+            found_lost = lists.watch.note(repeated, now_ms);
         }
+        let is_reserved = lists.space.is_reserved(position);
         let bound = !matches!(how, Closed::PortInUse | Closed::SourceGone | Closed::Unused);
         if lease.was_blocked && bound {
             lists.space.sources[index].source.unblock(port);
         }
         match how {
-            Closed::ServerFirst => lists.file(Kind::Rested, index, position, since),
+            Closed::ServerFirst | Closed::Reset if found_lost || self.resets_lost(now_ms) => {
+                lists.file(Kind::TimeWait, index, position, since);
+            }
+            Closed::ServerFirst if !is_reserved && self.is_canary() => {
+                lists.file_first(index, position, since);
+            }
+            Closed::ServerFirst | Closed::ServerFirstFin => {
+                lists.file(Kind::Rested, index, position, since);
+            }
             Closed::Reset
             | Closed::NotConnected
             | Closed::WeFirst {
@@ -375,7 +397,8 @@ impl Ledger {
             Closed::WeFirst {
                 peer_timestamps: false,
             }
-            | Closed::TupleInUse => {
+            | Closed::TupleInUse
+            | Closed::OpenAtServer => {
                 lists.file(Kind::TimeWait, index, position, since);
             }
             Closed::PortInUse => {
@@ -397,6 +420,34 @@ impl Ledger {
                 );
             }
         }
+        found_lost
+    }
+
+    /// Whether this close is one to be tried out at once.
+    fn is_canary(&self) -> bool {
+        // One load on the hot path, once they are used up.
+        self.canaries.load(Ordering::Relaxed) > 0
+            && self
+                .canaries
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                    left.checked_sub(1)
+                })
+                .is_ok()
+    }
+
+    /// From now on, and for tuples reset in the last minute: the server still has them open.
+    fn lose_resets(&self, now_ms: u64) {
+        let until_ms = now_ms + QUIET_MS;
+        let before_ms = self.resets_lost_until_ms.swap(until_ms, Ordering::Relaxed);
+        if now_ms < before_ms {
+            return;
+        }
+        self.canaries.store(CANARIES, Ordering::Relaxed);
+        for (number, shard) in self.shards.iter().enumerate() {
+            let mut lists = lock(&shard.lists);
+            lists.rested_were_reset();
+            self.publish(number, &lists);
+        }
     }
 
     /// When it makes sense to ask again after `None`, milliseconds; `None` when everything is in use. A
@@ -410,7 +461,8 @@ impl Ledger {
         due.filter(|&due| due != NEVER).map(tick_ms)
     }
 
-    /// Whether the path loses resets: the rest is 60 s and never-used tuples go first. Ends by itself.
+    /// Whether the path loses resets: the rest is 60 s, never-used tuples go first, and a tuple that was reset is not
+    /// used before; so close with FIN ([`Closed::ServerFirstFin`]). Ends by itself after five minutes without a sign.
     pub fn resets_lost(&self, now_ms: u64) -> bool {
         now_ms < self.resets_lost_until_ms.load(Ordering::Relaxed)
     }

@@ -114,6 +114,22 @@ impl List {
         Some(popped)
     }
 
+    /// Moves `other` in by age; walks both.
+    fn merge(&mut self, space: &Space, other: &mut Self) {
+        let mut merged = Self::new();
+        while self.len > 0 || other.len > 0 {
+            let from = if other.len == 0 || self.len > 0 && self.head_since <= other.head_since {
+                &mut *self
+            } else {
+                &mut *other
+            };
+            if let Some((position, since)) = from.pop_front(space) {
+                merged.push_back(space, position, since);
+            }
+        }
+        *self = merged;
+    }
+
     /// Puts the whole of `other` behind this list.
     fn append(&mut self, space: &Space, other: &mut Self) {
         if other.len > 0 && self.len > 0 {
@@ -279,6 +295,28 @@ impl Lists {
             since
         };
         list.push_back(space, position, since);
+    }
+
+    /// The next lease here is this one.
+    pub fn file_first(&mut self, source: usize, position: u32, since: u32) {
+        self.counts[source].free += 1;
+        let mut first = List::new();
+        first.push_back(&self.space, position, since);
+        first.append(&self.space, &mut self.free);
+        self.free = first;
+    }
+
+    /// Resets were lost: what rested after one waits as in `TIME_WAIT`. O(rested).
+    pub fn rested_were_reset(&mut self) {
+        let mut rested = std::mem::replace(&mut self.rested, List::new());
+        let mut next = rested.head;
+        while next != NIL {
+            let (source, _) = self.space.tuple(next);
+            self.uncount(Kind::Rested, source);
+            *self.counts[source].of(Kind::TimeWait) += 1;
+            next = self.space.get(next).next;
+        }
+        self.time_wait.merge(&self.space, &mut rested);
     }
 
     /// Puts a tuple back where it was taken from.

@@ -22,7 +22,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (0..4_usize).prop_map(Op::Lease),
         1 => (0..4_usize, 1..150_usize).prop_map(|(w, n)| Op::LeaseMany(w, n)),
-        8 => (0..4_usize, any::<usize>(), 0..24_usize).prop_map(|(w, n, h)| Op::GiveBack(w, n, h)),
+        8 => (0..4_usize, any::<usize>(), 0..26_usize).prop_map(|(w, n, h)| Op::GiveBack(w, n, h)),
         2 => prop_oneof![1..200_u64, 500..3_000_u64, Just(61_000)].prop_map(Op::Wait),
         1 => (0..3_u8, any::<bool>()).prop_map(|(s, b)| Op::Suspend(s, b)),
         1 => (0..3_u8, any::<bool>()).prop_map(|(s, b)| Op::Bar(s, b)),
@@ -224,13 +224,31 @@ impl Run {
             18..=19 => (Closed::PortInUse, Naive::Blocked(0)),
             20..=21 => (Closed::Unused, was),
             22 => (Closed::SourceGone, Naive::Rested(0)),
+            23 => (Closed::ServerFirstFin, Naive::Rested(now)),
+            24 => (Closed::OpenAtServer, Naive::TimeWait(now)),
             _ => {
                 lease.mark_syn_retransmitted();
                 (Closed::ServerFirst, Naive::Rested(now))
             }
         };
         let tuple @ (source, port) = (lease.source(), lease.port().get());
+        let was_lost = self.ledger.resets_lost(self.now_ms);
+        let canaries = self.ledger.canaries.load(Ordering::Relaxed);
         give(&self.ledger, worker % self.workers, lease, how, self.now_ms);
+        let is_canary = self.ledger.canaries.load(Ordering::Relaxed) < canaries;
+        let is_lost = self.ledger.resets_lost(self.now_ms);
+        if is_lost && !was_lost {
+            for state in self.model.tuples.values_mut() {
+                if let Naive::Rested(since) = *state {
+                    *state = Naive::TimeWait(since);
+                }
+            }
+        }
+        let state = match how {
+            Closed::ServerFirst | Closed::Reset if is_lost => Naive::TimeWait(now),
+            Closed::ServerFirst if is_canary => Naive::Never,
+            _ => state,
+        };
         let Some(known) = self.model.tuples.get_mut(&tuple) else {
             // What it tells of the port is not used either: nobody here would ask.
             assert!(self.model.strays.remove(&tuple));
