@@ -98,7 +98,8 @@ def test_a_port_that_a_check_gives_back_is_a_sessions(run_portside):
     (address,) = one.service("a")["listen"]
     report = Load(address, concurrency=1, connections=1000, timeout_ms=8_000).wait()
     assert (report["sessions_ok"], report["errors"]) == (1000, [])
-    assert report["max_us"] < 500_000, report
+    # Some ms for a check's turn. One SYN in tens of thousands is lost even here: a second more.
+    assert report["p99_us"] < 200_000 and report["max_us"] < 1_900_000, report
     assert one.events("server_down") == []
 
 
