@@ -1,6 +1,9 @@
 use super::deciding::{CLIENT_FIN_MAX_MS, CONNECT_GRACE_MS};
 use super::*;
 
+mod before_login;
+mod delivery;
+
 const RULES: Rules = Rules {
     to_server: ToServer::EofReset,
     to_client: ToClient::FinReset,
@@ -218,32 +221,6 @@ fn half_a_packet_cannot_be_followed_by_a_quit() {
 }
 
 #[test]
-fn a_client_that_leaves_before_its_login_does_not_count_against_us() {
-    let mut relay = greeted();
-    relay.client_eof();
-    let Action::SendToServer(bytes) = decide(&mut relay, 5) else {
-        panic!("no login of our own")
-    };
-    assert!(bytes.windows(16).any(|w| w == b"portside-refused"));
-    assert_eq!(wait(&mut relay, 5), Some(10_005));
-    assert_eq!(
-        relay.server_bytes(b"\x05\0\0\x02\xff\x15\x04no", 6),
-        ServerBytes::Discard
-    );
-    wait(&mut relay, 6);
-    relay.server_eof();
-    assert_eq!(
-        decide(&mut relay, 7),
-        Action::CloseServer(ServerClose::EofReset)
-    );
-    assert_eq!(
-        decide(&mut relay, 7),
-        Action::CloseClient(ClientClose::FinReset)
-    );
-    assert!(relay.left_before_login());
-}
-
-#[test]
 fn tls_hides_quit_so_the_clients_fin_is_held_back() {
     let mut relay = greeted();
     relay.client_bytes(
@@ -302,71 +279,6 @@ fn a_server_that_closes_first_is_passed_on() {
     assert_eq!(
         (relay.cause(), relay.end_phase()),
         (Cause::ServerEof, Phase::Command)
-    );
-}
-
-#[test]
-fn attempts_fail_by_time_and_by_loss_until_the_greeting_is_out() {
-    let mut relay = Relay::new(0);
-    relay.connecting(0);
-    assert_eq!(wait(&mut relay, 1), Some(3_000));
-    assert_eq!(
-        decide(&mut relay, 3_000),
-        Action::AttemptFailed(Cause::ConnectTimeout)
-    );
-    relay.attempt_over(3_000);
-    relay.connecting(3_000);
-    relay.server_lost();
-    assert_eq!(
-        decide(&mut relay, 3_001),
-        Action::AttemptFailed(Cause::ConnectFailed)
-    );
-    relay.attempt_over(3_001);
-    relay.connecting(3_001);
-    relay.connected(3_002);
-    assert_eq!(wait(&mut relay, 3_002), Some(13_002));
-    assert_eq!(
-        decide(&mut relay, 13_002),
-        Action::AttemptFailed(Cause::NoGreeting)
-    );
-    relay.attempt_over(13_002);
-    relay.refuse(Cause::ConnectTimeout, 13_002);
-    let stuck = Unsent {
-        to_server: false,
-        to_client: true,
-    };
-    assert!(matches!(
-        relay.decide(13_002, &RULES, stuck),
-        Action::Wait(None)
-    ));
-    assert_eq!(wait(&mut relay, 13_002), Some(14_002));
-    relay.client_eof();
-    assert_eq!(
-        decide(&mut relay, 13_003),
-        Action::CloseClient(ClientClose::FinReset)
-    );
-    assert_eq!(decide(&mut relay, 13_003), Action::Done);
-    assert_eq!(relay.cause(), Cause::ConnectTimeout);
-}
-
-#[test]
-fn errors_and_garbage_in_place_of_a_greeting_are_told() {
-    let mut relay = Relay::new(0);
-    relay.connecting(0);
-    relay.connected(0);
-    assert_eq!(
-        relay.server_bytes(b"\x0a\0\0\0\xff\x10\x04Too man", 1),
-        ServerBytes::Refused {
-            errno: 1040,
-            message: "Too man".into()
-        }
-    );
-    relay.attempt_over(1);
-    relay.connecting(1);
-    relay.connected(1);
-    assert_eq!(
-        relay.server_bytes(b"HTTP/1.1 400 Bad Request\r\n\r\n", 2),
-        ServerBytes::Garbage
     );
 }
 
@@ -460,82 +372,6 @@ fn every_close_kind_towards_the_server_does_what_it_says() {
 }
 
 #[test]
-fn half_a_greeting_keeps_nobody() {
-    let held = Unsent {
-        to_server: false,
-        to_client: true,
-    };
-    let mut relay = Relay::new(0);
-    relay.connecting(0);
-    relay.connected(1);
-    relay.server_bytes(&greeting()[..9], 1);
-    relay.client_eof();
-    assert_eq!(relay.decide(2, &RULES, held), Action::Wait(Some(1_002)));
-    assert_eq!(
-        relay.decide(1_002, &RULES, held),
-        Action::CloseServer(ServerClose::Cut)
-    );
-    assert_eq!(
-        relay.decide(1_002, &RULES, held),
-        Action::CloseClient(ClientClose::FinReset)
-    );
-    assert_eq!(relay.decide(1_002, &RULES, held), Action::Done);
-}
-
-#[test]
-fn a_client_that_leaves_before_the_greeting_costs_our_address_nothing() {
-    for lost in [false, true] {
-        let mut relay = Relay::new(0);
-        relay.connecting(0);
-        if lost {
-            relay.client_lost();
-            let gone = Action::CloseClient(ClientClose::Lost);
-            assert_eq!(decide(&mut relay, 0), gone);
-        } else {
-            relay.client_eof();
-        }
-        // Perhaps established already, and we do not know it yet.
-        assert_eq!(wait(&mut relay, 0), Some(CONNECT_GRACE_MS));
-        relay.connected(1);
-        assert_eq!(wait(&mut relay, 1), Some(1_000));
-        relay.server_bytes(&greeting(), 2);
-        let Action::SendToServer(bytes) = decide(&mut relay, 2) else {
-            panic!("no login of ours");
-        };
-        assert!(bytes.windows(16).any(|w| w == b"portside-refused"));
-        relay.server_bytes(b"\x09\0\0\x02\xff\x15\x04#28000", 3);
-        relay.server_eof();
-        let closed = Action::CloseServer(ServerClose::EofReset);
-        assert_eq!(decide(&mut relay, 3), closed);
-        assert_eq!(relay.end_phase(), Phase::Connect);
-    }
-}
-
-#[test]
-fn a_connect_that_hangs_is_given_up_when_its_client_has_left() {
-    let mut relay = Relay::new(0);
-    relay.connecting(0);
-    relay.client_eof();
-    assert_eq!(wait(&mut relay, 5), Some(5 + CONNECT_GRACE_MS));
-    let lost = Action::CloseServer(ServerClose::Lost);
-    assert_eq!(decide(&mut relay, 5 + CONNECT_GRACE_MS), lost);
-}
-
-#[test]
-fn an_err_in_place_of_a_greeting_sends_nobody_elsewhere_who_has_left() {
-    let mut relay = Relay::new(0);
-    relay.connecting(0);
-    relay.connected(1);
-    relay.client_eof();
-    wait(&mut relay, 1);
-    let err = b"\x07\0\0\0\xff\x10\x04full";
-    assert_eq!(relay.server_bytes(err, 2), ServerBytes::Discard);
-    relay.server_eof();
-    let closed = Action::CloseServer(ServerClose::EofReset);
-    assert_eq!(decide(&mut relay, 2), closed);
-}
-
-#[test]
 fn nothing_of_the_client_follows_our_own_quit_or_login() {
     let mut relay = logged_in();
     relay.cut(Cause::Killed, false);
@@ -595,40 +431,6 @@ fn a_cut_ends_a_client_that_waits_or_does_not_read() {
 }
 
 #[test]
-fn a_slow_reader_does_not_make_its_server_late() {
-    let stuck = Unsent {
-        to_server: false,
-        to_client: true,
-    };
-    let mut relay = logged_in();
-    relay.client_bytes(QUERY, 4);
-    relay.server_bytes(b"\x01\0\0\x01\x01", 5);
-    relay.client_eof();
-    assert!(matches!(
-        relay.decide(6, &RULES, stuck),
-        Action::SendToServer(_)
-    ));
-    // The server is not read meanwhile, so its FIN cannot be seen.
-    assert_eq!(relay.decide(5_000, &RULES, stuck), Action::Wait(None));
-    relay.server_bytes(b"more", 5_001);
-    assert_eq!(wait(&mut relay, 5_001), Some(6_001));
-}
-
-#[test]
-fn a_reply_that_flows_to_a_client_is_not_abandoned() {
-    let mut relay = logged_in();
-    relay.client_bytes(QUERY, 4);
-    relay.client_eof();
-    assert!(matches!(decide(&mut relay, 5), Action::SendToServer(_)));
-    assert_eq!(wait(&mut relay, 5), Some(30_005));
-    assert_eq!(relay.server_bytes(b"row", 20_000), ServerBytes::Forward);
-    assert_eq!(wait(&mut relay, 20_000), Some(50_000));
-    relay.client_lost();
-    decide(&mut relay, 20_001);
-    assert_eq!(wait(&mut relay, 20_001), Some(30_005));
-}
-
-#[test]
 fn a_quit_in_two_pieces_is_no_query() {
     let mut relay = logged_in();
     relay.client_bytes(&QUIT[..4], 4);
@@ -638,126 +440,6 @@ fn a_quit_in_two_pieces_is_no_query() {
     assert_eq!(
         (relay.cause(), relay.end_phase()),
         (Cause::Quit, Phase::Command)
-    );
-}
-
-#[test]
-fn a_reply_reaches_the_client_that_said_quit_before_it() {
-    // With its FIN: nothing is closed while the reply is due.
-    let mut relay = logged_in();
-    relay.client_bytes(&[QUERY, QUIT].concat(), 4);
-    relay.client_eof();
-    assert_eq!(wait(&mut relay, 5), Some(30_005));
-    assert_eq!(wait(&mut relay, 1_000), Some(30_005));
-    assert_eq!(relay.server_bytes(b"row", 1_001), ServerBytes::Forward);
-
-    // In the middle of the reply, without a FIN: the time counts from the last bytes.
-    let mut relay = logged_in();
-    relay.client_bytes(QUERY, 4);
-    relay.server_bytes(b"row", 5);
-    relay.client_bytes(QUIT, 6);
-    assert_eq!(decide(&mut relay, 6), Action::AskClientRtt);
-    relay.client_rtt(0);
-    assert_eq!(wait(&mut relay, 6), Some(11));
-    relay.server_bytes(b"row", 10);
-    assert_eq!(wait(&mut relay, 10), Some(15));
-}
-
-#[test]
-fn a_reply_behind_the_clients_fin_is_not_destroyed_by_an_rst() {
-    let mut relay = logged_in();
-    relay.client_bytes(QUERY, 4);
-    relay.client_eof();
-    assert!(matches!(decide(&mut relay, 5), Action::SendToServer(_)));
-    assert_eq!(relay.server_bytes(b"rows", 6), ServerBytes::Forward);
-    relay.server_eof();
-    assert!(matches!(decide(&mut relay, 7), Action::CloseServer(_)));
-    assert_eq!(
-        decide(&mut relay, 7),
-        Action::CloseClient(ClientClose::Linger2)
-    );
-}
-
-#[test]
-fn closes_at_once_wait_for_our_quit_and_for_a_reply_that_is_due() {
-    for to_server in [ToServer::Linger2, ToServer::ResetNow, ToServer::Fin] {
-        let rules = Rules { to_server, ..RULES };
-        let stuck = Unsent {
-            to_server: true,
-            to_client: false,
-        };
-        let mut relay = logged_in();
-        relay.client_eof();
-        assert_eq!(
-            relay.decide(10, &rules, Unsent::default()),
-            Action::SendToServer(QUIT.to_vec())
-        );
-        assert_eq!(relay.decide(10, &rules, stuck), Action::Wait(Some(1_010)));
-        assert!(matches!(
-            relay.decide(11, &rules, Unsent::default()),
-            Action::CloseServer(_)
-        ));
-
-        let mut relay = logged_in();
-        relay.client_bytes(&[QUERY, QUIT].concat(), 10);
-        let waits = relay.decide(10, &rules, Unsent::default());
-        assert_eq!(waits, Action::Wait(Some(30_010)));
-        relay.client_lost();
-        relay.decide(11, &rules, Unsent::default());
-        let gone = relay.decide(11, &rules, Unsent::default());
-        if to_server == ToServer::Linger2 {
-            assert_eq!(gone, Action::Wait(Some(30_010)));
-        } else {
-            assert!(matches!(gone, Action::CloseServer(_)));
-        }
-    }
-}
-
-#[test]
-fn a_login_left_behind_is_ended_in_the_form_it_agreed_on() {
-    let mut relay = greeted();
-    let mut login = login();
-    login[4] |= 0x20; // CLIENT_COMPRESS
-    relay.client_bytes(&login, 2);
-    relay.client_lost();
-    decide(&mut relay, 3);
-    wait(&mut relay, 3);
-    assert_eq!(relay.server_bytes(OK, 4), ServerBytes::Discard);
-    assert_eq!(
-        decide(&mut relay, 4),
-        Action::SendToServer(b"\x05\0\0\0\0\0\0\x01\0\0\0\x01".to_vec())
-    );
-}
-
-#[test]
-fn bytes_on_their_way_when_the_clients_fin_comes_are_not_destroyed_by_an_rst() {
-    let mut relay = logged_in();
-    relay.client_eof();
-    relay.client_is_owed();
-    assert_eq!(decide(&mut relay, 5), Action::SendToServer(QUIT.to_vec()));
-    relay.server_eof();
-    assert_eq!(
-        decide(&mut relay, 6),
-        Action::CloseServer(ServerClose::EofReset)
-    );
-    assert_eq!(
-        decide(&mut relay, 6),
-        Action::CloseClient(ClientClose::Linger2)
-    );
-    assert_eq!(decide(&mut relay, 6), Action::Done);
-}
-
-#[test]
-fn a_reply_behind_the_clients_quit_is_not_destroyed_by_an_rst() {
-    let mut relay = logged_in();
-    relay.client_bytes(&[QUERY, QUIT].concat(), 4);
-    assert_eq!(relay.server_bytes(b"rows", 6), ServerBytes::Forward);
-    relay.server_eof();
-    relay.client_eof();
-    assert!(matches!(decide(&mut relay, 7), Action::CloseServer(_)));
-    assert_eq!(
-        decide(&mut relay, 7),
-        Action::CloseClient(ClientClose::Linger2)
     );
 }
 
@@ -776,52 +458,4 @@ fn a_quit_that_was_none_leaves_no_trace() {
     assert_eq!(decide(&mut relay, 50), Action::SendToServer(QUIT.to_vec()));
     assert_eq!(wait(&mut relay, 50), Some(1_050));
     assert_eq!(relay.cause(), Cause::ClientEof);
-}
-
-#[test]
-fn a_client_that_leaves_within_the_servers_ok_still_gets_a_quit() {
-    let mut relay = greeted();
-    relay.client_bytes(&login(), 2);
-    assert_eq!(relay.server_bytes(&OK[..3], 3), ServerBytes::Forward);
-    relay.client_eof();
-    assert_eq!(wait(&mut relay, 3), Some(1_003));
-    assert_eq!(relay.server_bytes(&OK[3..], 4), ServerBytes::Forward);
-    assert_eq!(decide(&mut relay, 4), Action::SendToServer(QUIT.to_vec()));
-}
-
-#[test]
-fn bytes_that_were_stuck_when_the_client_left_are_not_destroyed() {
-    let stuck = Unsent {
-        to_server: false,
-        to_client: true,
-    };
-    let mut relay = logged_in();
-    relay.client_bytes(QUIT, 10);
-    relay.client_eof();
-    relay.decide(10, &RULES, stuck);
-    relay.server_eof();
-    assert!(matches!(decide(&mut relay, 11), Action::CloseServer(_)));
-    assert_eq!(
-        decide(&mut relay, 11),
-        Action::CloseClient(ClientClose::Linger2)
-    );
-}
-
-#[test]
-fn closes_at_once_wait_while_a_client_reads_slowly() {
-    let stuck = Unsent {
-        to_server: false,
-        to_client: true,
-    };
-    let rules = Rules {
-        to_server: ToServer::Linger2,
-        ..RULES
-    };
-    let mut relay = logged_in();
-    relay.client_bytes(QUIT, 10);
-    assert_eq!(relay.decide(10, &rules, stuck), Action::Wait(None));
-    assert_eq!(
-        relay.decide(500, &rules, Unsent::default()),
-        Action::CloseServer(ServerClose::Linger2)
-    );
 }
