@@ -456,7 +456,6 @@ fn a_seed_is_not_leased_before_its_time() {
     assert_eq!(take_all(&ledger, 0, 60_200).len(), 150 - early.len());
 }
 
-/// A ledger whose first three reuses met a connection that the server still had open, and when.
 #[test]
 fn a_reload_keeps_what_is_known() {
     let ledger = ledger(&spec(2, 1, 100, 4), 2);

@@ -19,6 +19,7 @@ fn the_first_tuples_are_reused_at_once() {
     );
 }
 
+/// A ledger whose first three reuses met a connection that the server still had open, and when.
 fn on_a_path_that_eats_resets() -> (Ledger, u64) {
     let ledger = ledger(&spec(1, 1, 100, 0), 1);
     for now_ms in 0..3 {
