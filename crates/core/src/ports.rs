@@ -196,7 +196,7 @@ pub struct Lease {
     port: Port,
     from: Kind,
     was_blocked: bool,
-    syn_retransmitted: bool,
+    old_connection_answered: bool,
 }
 
 impl Lease {
@@ -215,8 +215,8 @@ impl Lease {
         self.since != 0
     }
 
-    /// Say so when `TCP_INFO` shows a repeated SYN: on reused tuples the sign of a path that eats resets.
-    pub fn mark_syn_retransmitted(&mut self) {
-        self.syn_retransmitted = true;
+    /// Say so when connect() on a reused tuple was answered by its former connection first: our reset to that was lost.
+    pub fn mark_old_connection_answered(&mut self) {
+        self.old_connection_answered = true;
     }
 }

@@ -40,9 +40,14 @@ pub enum Failed {
     NoSource,
     /// Every tuple is busy: one may come free.
     NoPort,
+    /// The kernel refused as many tuples as one attempt may try; there are more.
+    TriesSpent,
     /// The breaker let another session try.
     NotNow,
 }
+
+/// Why, and the sentence about it.
+type Refused = (Failed, Box<str>);
 
 /// A connect under way (or done).
 struct Opened {
@@ -77,7 +82,10 @@ impl Worker {
         let opened = if let Some(choice) = choice {
             assigned.destination = choice.destination;
             assigned.source_ip = choice.source;
-            self.open(server, choice)
+            self.open(server, choice).map(|(destination, opened)| {
+                assigned.destination = destination;
+                opened
+            })
         } else {
             // If the server refuses all of our addresses, it is its own word that the client should hear.
             session.refusal = server.sources.refusal();
@@ -130,18 +138,43 @@ impl Worker {
         Ok(())
     }
 
-    /// Opens, binds and connects a socket to a destination.
-    fn open(&mut self, server: &Server, choice: Choice) -> Result<Opened, (Failed, Box<str>)> {
-        let to = &server.destinations[choice.destination];
+    /// Opens, binds and connects a socket to a destination; to another one of this server where no port is left.
+    fn open(&mut self, server: &Server, choice: Choice) -> Result<(usize, Opened), Refused> {
+        let count = server.destinations.len();
+        let mut refused = (Failed::NoPort, Box::default());
+        for step in 0..count {
+            let index = (choice.destination + step) % count;
+            let to = &server.destinations[index];
+            if step > 0 && to.ports.is_none() {
+                continue;
+            }
+            match self.open_at(server, to, choice.source) {
+                Ok(opened) => return Ok((index, opened)),
+                Err(because) => refused = because,
+            }
+            if refused.0 != Failed::NoPort {
+                return Err(refused);
+            }
+        }
+        self.tell_no_port(server, &refused.1);
+        Err(refused)
+    }
+
+    fn open_at(
+        &mut self,
+        server: &Server,
+        to: &Destination,
+        source: Option<IpAddr>,
+    ) -> Result<Opened, Refused> {
         let opened = match &to.ports {
             Some(ports) => self.open_leased(server, to, ports)?,
-            None => self.open_plain(to, choice.source),
+            None => self.open_plain(to, source),
         };
         opened.map_err(|e| {
             let text = format!("server {}: {}: {e}", server.name, to.text).into();
-            let gone = e.raw_os_error() == Some(libc::EADDRNOTAVAIL) && choice.source.is_some();
+            let gone = e.raw_os_error() == Some(libc::EADDRNOTAVAIL) && source.is_some();
             if gone && to.ports.is_none() {
-                suspend(&self.shared, server, choice.source, self.now);
+                suspend(&self.shared, server, source, self.now);
                 return (Failed::NoSource, text);
             }
             if is_local_shortage(&e) {
@@ -176,13 +209,13 @@ impl Worker {
     }
 
     /// A tuple of ours; those that the kernel refuses are given back with the reason and the next one is tried.
-    #[allow(clippy::type_complexity)] // the outer error ends the attempt, the inner one is the system's
+    /// The outer error ends the attempt, the inner one is the system's.
     fn open_leased(
         &mut self,
         server: &Server,
         to: &Destination,
         ports: &Arc<Ports>,
-    ) -> Result<io::Result<Opened>, (Failed, Box<str>)> {
+    ) -> Result<io::Result<Opened>, Refused> {
         let mut attempt = Attempt::new();
         loop {
             let Some(lease) = ports
@@ -213,15 +246,28 @@ impl Worker {
         }
     }
 
-    /// Nothing left to lease: told once a second, and the session may wait for a tuple.
-    fn no_port(&self, server: &Server, to: &Destination, ports: &Ports) -> (Failed, Box<str>) {
-        let text = ports.none_left(&server.name, &to.text);
-        if ports.may_tell(self.now) {
+    /// Nothing was leased: why.
+    fn no_port(&self, server: &Server, to: &Destination, ports: &Ports) -> Refused {
+        let due = ports.ledger.next_due_ms();
+        let why = if ports.has_no_source(&self.shared.sources.suspended()) {
+            return (Failed::NoSource, no_source_text(server).into());
+        } else if due.is_some_and(|due| due <= self.now) {
+            Failed::TriesSpent
+        } else {
+            Failed::NoPort
+        };
+        (why, ports.none_left(&server.name, &to.text).into())
+    }
+
+    /// Exhaustion: once a second.
+    fn tell_no_port(&self, server: &Server, text: &str) {
+        let first = server.destinations.iter().find_map(|to| to.ports.as_ref());
+        if first.is_some_and(|ports| ports.may_tell(self.now)) {
+            let text = text.to_owned();
             self.shared
                 .events
-                .push(Kind::PortsExhausted, "", &server.name, text.clone());
+                .push(Kind::PortsExhausted, "", &server.name, text);
         }
-        (Failed::NoPort, text.into())
     }
 
     /// Looks at the connects over tuples used before that are still under way.

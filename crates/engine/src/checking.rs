@@ -130,9 +130,7 @@ pub fn lease(
 
 /// Why a check gets no tuple; the error number tells an address that is gone from a mere shortage.
 fn nothing_left(shared: &Shared, ports: &Ports, destination: &str) -> EngineError {
-    let gone = shared.sources.suspended();
-    let rows = ports.ledger.stats();
-    let (errno, message) = if rows.iter().all(|row| gone.contains(&row.source)) {
+    let (errno, message) = if ports.has_no_source(&shared.sources.suspended()) {
         let text = format!("no source address towards {destination} is on this host");
         (libc::EADDRNOTAVAIL, text)
     } else {

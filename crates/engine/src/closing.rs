@@ -28,6 +28,7 @@ impl Worker {
                     let _ = sys::linger_reset(server.fd());
                 }
                 ServerClose::Linger2 | ServerClose::LateLinger2 => {
+                    peer_timestamps = sys::has_timestamps(server.fd());
                     self.discard_input(&mut server);
                     let _ = sys::linger2_none(server.fd());
                 }

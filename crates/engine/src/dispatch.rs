@@ -64,6 +64,10 @@ impl Worker {
             session.mark_tried(member);
             match why {
                 Failed::NoPort => session.no_port = Some(server),
+                Failed::TriesSpent => {
+                    session.no_port = Some(server);
+                    session.tries_spent = true;
+                }
                 Failed::NotNow => {}
                 Failed::Server => {
                     session.failures += 1;
@@ -134,6 +138,6 @@ fn cause_of(why: Failed) -> Cause {
     match why {
         Failed::Server | Failed::NotNow => Cause::ConnectFailed,
         Failed::Local => Cause::LocalResource,
-        Failed::NoSource | Failed::NoPort => Cause::NoSource,
+        Failed::NoSource | Failed::NoPort | Failed::TriesSpent => Cause::NoSource,
     }
 }

@@ -153,6 +153,12 @@ impl Ports {
         format!("server {server}: no source port towards {destination} ({busy} of {size} busy)")
     }
 
+    /// Whether each of its addresses is among those that are gone from this host.
+    pub fn has_no_source(&self, gone: &[IpAddr]) -> bool {
+        let rows = self.ledger.stats();
+        rows.iter().all(|row| gone.contains(&row.source))
+    }
+
     /// No tuple is left for sessions, now.
     pub fn is_exhausted(&self) -> bool {
         let rows = self.ledger.stats();
@@ -262,10 +268,10 @@ impl Held {
         self.ports.ledger.resets_lost(now)
     }
 
-    /// The first SYN was lost or ignored; on a reused tuple the sign of a path that eats resets.
-    pub fn syn_repeated(&mut self) {
+    /// connect() succeeded, but only after the tuple's former connection had answered it: our reset to that was lost.
+    pub fn old_connection_answered(&mut self) {
         if let Some(lease) = self.lease.as_mut().filter(|l| l.is_reused()) {
-            lease.mark_syn_retransmitted();
+            lease.mark_old_connection_answered();
         }
     }
 
@@ -296,10 +302,12 @@ pub fn after(how: ServerClose, peer_timestamps: bool) -> Closed {
     match how {
         ServerClose::EofReset | ServerClose::Lost => Closed::ServerFirst,
         ServerClose::EofFin => Closed::ServerFirstFin,
-        ServerClose::Fin => Closed::WeFirst { peer_timestamps },
-        ServerClose::Linger2
-        | ServerClose::LateLinger2
-        | ServerClose::ResetNow
+        // With linger2 the kernel forgets the connection once its FIN is acknowledged, unless the server's FIN crosses it:
+        // then it keeps a TIME_WAIT all the same.
+        ServerClose::Fin | ServerClose::Linger2 | ServerClose::LateLinger2 => {
+            Closed::WeFirst { peer_timestamps }
+        }
+        ServerClose::ResetNow
         | ServerClose::LateReset
         | ServerClose::Abandoned
         | ServerClose::Cut

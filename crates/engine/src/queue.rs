@@ -14,6 +14,8 @@ use crate::worker::{token, Worker};
 
 /// How often a session that waits for a source port looks again at least apart.
 const LOOK_AGAIN_MS: u64 = 50;
+/// Between two attempts that spend all their tries on ports of other programs: 64 x 4 us in each ms.
+const NEXT_TRIES_MS: u64 = 1;
 
 impl Worker {
     pub(crate) fn enqueue(&mut self, index: usize, session: &mut Session) {
@@ -109,7 +111,13 @@ impl Worker {
         });
         if let Some(due) = due {
             // Not at once: what was due and yet not leased is somebody else's (a barred address).
-            self.arm(index, session, due.max(self.now + LOOK_AGAIN_MS));
+            let pause = if session.tries_spent {
+                NEXT_TRIES_MS
+            } else {
+                LOOK_AGAIN_MS
+            };
+            session.tries_spent = false;
+            self.arm(index, session, due.max(self.now + pause));
         }
     }
 

@@ -89,7 +89,9 @@ impl Worker {
                 if let Some(assigned) = session.assigned.as_mut() {
                     match assigned.held.as_mut() {
                         // TCP_TIMEOUT_INIT, include/net/tcp.h: the first SYN is repeated after 1 s.
-                        Some(held) if waited >= 900 && sys::syn_repeated(fd) => held.syn_repeated(),
+                        Some(held) if waited >= 900 && sys::old_connection_answered(fd) => {
+                            held.old_connection_answered();
+                        }
                         Some(_) => {}
                         None => assigned.source = sys::local_address(fd),
                     }

@@ -172,6 +172,8 @@ pub struct Session {
     pub error: Option<Box<str>>,
     /// Every tuple towards this server was busy: what the client hears if none comes free.
     pub no_port: Option<Arc<Server>>,
+    /// They were not: the last attempt only had its tries.
+    pub tries_spent: bool,
     /// The last server's own ERR in place of a greeting, to be passed on if nobody else takes the session.
     pub refusal: Option<(u16, Box<str>)>,
     /// Timer in the heap.
@@ -219,6 +221,7 @@ impl Session {
             last_failure: Cause::ConnectFailed,
             error: None,
             no_port: None,
+            tries_spent: false,
             refusal: None,
             armed: None,
             times: Times {

@@ -241,9 +241,10 @@ pub fn has_timestamps(fd: RawFd) -> bool {
     tcp_info(fd).is_some_and(|info| info.tcpi_options & 1 != 0)
 }
 
-/// Whether anything was sent twice; asked right after connect() this can only be the SYN.
-pub fn syn_repeated(fd: RawFd) -> bool {
-    tcp_info(fd).is_some_and(|info| info.tcpi_total_retrans > 0)
+/// Whether connect() succeeded only after an old connection of this tuple had answered it (a second segment came in).
+/// A SYN that was merely lost is not that.
+pub fn old_connection_answered(fd: RawFd) -> bool {
+    tcp_info(fd).is_some_and(|info| info.tcpi_total_retrans > 0 && info.tcpi_segs_in > 1)
 }
 
 /// Whether the peer has answered a connect() under way with something that is no answer to it: it still has an old

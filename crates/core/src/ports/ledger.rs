@@ -245,7 +245,7 @@ impl Ledger {
             port,
             from: kind,
             was_blocked,
-            syn_retransmitted: false,
+            old_connection_answered: false,
         })
     }
 
@@ -369,7 +369,7 @@ impl Ledger {
         if refused {
             lists.counts[index].wasted += 1;
         } else if lease.is_reused() && how != Closed::Unused {
-            let repeated = lease.syn_retransmitted || how == Closed::OpenAtServer;
+            let repeated = lease.old_connection_answered || how == Closed::OpenAtServer;
             found_lost = lists.watch.note(repeated, now_ms);
         }
         let is_reserved = lists.space.is_reserved(position);
@@ -450,9 +450,13 @@ impl Ledger {
         }
     }
 
-    /// When it makes sense to ask again after `None`, milliseconds; `None` when everything is in use. A
-    /// tuple given back, or an address that returns, may come earlier. Reads one word per worker.
+    /// When it makes sense to ask again after `None`, milliseconds; `None` when everything is in use. A time that has
+    /// passed: the attempt had spent its tries. A tuple given back, or an address that returns, may come earlier.
+    /// Reads one word per worker.
     pub fn next_due_ms(&self) -> Option<u64> {
+        if self.depot_left.load(Ordering::Relaxed) > 0 {
+            return Some(0);
+        }
         let due = self
             .workers()
             .iter()

@@ -155,16 +155,7 @@ impl Run {
         let specs = [
             spec(3, 65_400, 65_535, 0),
             spec(2, 65_500, 65_535, 0),
-            spec(3, 1, 65_420, 0),
-        ];
-        // The third is too large for a naive model; its top is not.
-        let specs = [
-            specs[0].clone(),
-            specs[1].clone(),
-            Spec {
-                ports: PortRange::new(65_380, 65_420).unwrap(),
-                ..specs[2].clone()
-            },
+            spec(3, 1, 41, 0),
         ];
         let mut model = Model::default();
         model.reload(&specs[0]);
@@ -227,7 +218,7 @@ impl Run {
             23 => (Closed::ServerFirstFin, Naive::Rested(now)),
             24 => (Closed::OpenAtServer, Naive::TimeWait(now)),
             _ => {
-                lease.mark_syn_retransmitted();
+                lease.mark_old_connection_answered();
                 (Closed::ServerFirst, Naive::Rested(now))
             }
         };

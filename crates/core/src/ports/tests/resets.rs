@@ -72,7 +72,7 @@ fn what_rested_after_a_reset_waits_once_resets_are_lost() {
     }
     for _ in 0..3 {
         let mut lease = take(&ledger, 0, 1_500).unwrap();
-        lease.mark_syn_retransmitted();
+        lease.mark_old_connection_answered();
         give(&ledger, 0, lease, Closed::NotConnected, 1_500);
     }
     assert!(ledger.resets_lost(1_500));
