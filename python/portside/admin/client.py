@@ -87,13 +87,27 @@ class AdminClient:
         """The JSON answer to ``POST path``; raises as ``get``."""
         return self._ask("POST", path, dict(body or {}))
 
-    def stream_events(self) -> Iterator[dict[str, Any]]:
-        """Events as they happen, until the instance ends or the caller stops."""
-        with self._exchange("GET", "/v1/events/stream", None) as response:
+    def stream_events(self, after: int | None = None) -> Iterator[dict[str, Any]]:
+        """Events as they happen, until the instance ends or the caller stops.
+
+        Args:
+            after: the id of an event: those after it first, as far as they are kept; None: from
+                now on.
+
+        Raises:
+            NoInstance, Refused, PortsideError: as ``get``; also when the instance falls silent.
+        """
+        path = "/v1/events/stream" + ("" if after is None else f"?after={after}")
+        with self._exchange("GET", path, None) as response:
             self._judge(response)
-            for line in response:
-                if line.startswith(b"data: "):
-                    yield json.loads(line[6:])
+            try:
+                for line in response:
+                    if line.startswith(b"data: "):
+                        yield json.loads(line[6:])
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                raise PortsideError(
+                    f"the events of the instance at {self.address} broke off: {error}."
+                ) from None
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Any:  # noqa: ANN401
         with self._exchange(method, path, body) as response:

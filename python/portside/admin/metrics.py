@@ -2,7 +2,7 @@
 
 One custom collector over the engine's counters and the instance's views: no second set of
 counters that could disagree. Labels are bounded by the configuration (service, server, worker)
-and by the engine's enums (code); clients and sessions never become labels. docs/metrics.md is
+and by enums (code, kind); clients and sessions never become labels. docs/metrics.md is
 held to ``FAMILIES`` by a test.
 """
 
@@ -20,6 +20,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+
+from portside.control.event_kinds import KINDS
 
 if TYPE_CHECKING:
     from portside.admin.views import PortView
@@ -89,6 +91,18 @@ FAMILIES: dict[str, Family] = {
             "server",
             "Clients that left before login: each counts towards max_connect_errors there.",
         ),
+        _f(
+            "server_close_deadlines_total",
+            "counter",
+            "server",
+            "Closes without the server's FIN, which had not come by close.deadline.",
+        ),
+        _f(
+            "server_check_duration_seconds",
+            "gauge",
+            "server",
+            "Time that the last check that passed took; absent before the first.",
+        ),
         _f("server_breaker_open", "gauge", "server", "1 after three connect failures in a row."),
         _f(
             "server_hosts_blocked",
@@ -140,6 +154,7 @@ FAMILIES: dict[str, Family] = {
         ),
         _f("closes_total", "counter", "side code", "Closes by side (server, client) and outcome."),
         _f("terminations_total", "counter", "code", "Sessions ended, by termination reason."),
+        _f("events_total", "counter", "kind", "Events by kind, also those that were only counted."),
         _f("log_lines_total", "counter", "", "Session log lines written."),
         _f("log_dropped_total", "counter", "", "Session log lines lost: the disk was slower."),
         _f("events_dropped_total", "counter", "", "Events lost: Python was slower."),
@@ -197,8 +212,14 @@ class InstanceCollector(Collector):
         for server in self._instance.servers():
             if server.is_up is not None:
                 yield "server_up", (server.name,), server.is_up
+            if server.check_s is not None:
+                yield "server_check_duration_seconds", (server.name,), server.check_s
             if server.lag_s is not None:
                 yield "server_replication_lag_seconds", (server.name,), server.lag_s
+        # Every kind from the start: an alert on the first event of a kind needs the 0 before it.
+        counts = self._instance.event_counts()
+        for kind in KINDS:
+            yield "events_total", (kind,), counts.get(kind, 0)
         rows = self._instance.port_rows()
         yield from _ports(rows, self._instance.ports(rows=rows))
 
@@ -261,6 +282,7 @@ def _servers(stats: dict[str, Any]) -> Iterator[Sample]:
             "sessions_total",
             "connect_failures_total",
             "left_before_login_total",
+            "close_deadlines_total",
         ):
             yield f"server_{key}", label, server[key]
         yield "server_breaker_open", label, server["breaker"] != "closed"

@@ -65,6 +65,8 @@ class ServerView:
     """The verdict of the checks, whatever an administrator said; None while unknown."""
     check: str
     """The last check's status word, such as L7OK; empty before the first."""
+    check_s: float | None
+    """How long the last check that passed took, in seconds; None before the first."""
     reason: str
     """The last error in words."""
     since_s: float | None
@@ -77,6 +79,8 @@ class ServerView:
     sessions_total: int
     connect_failures_total: int
     left_before_login_total: int
+    close_deadlines_total: int
+    """Closes that went without the server's FIN, because it had not come by ``close.deadline``."""
     breaker: str
     hosts_blocked: tuple[str, ...]
     """Source addresses that this server refuses (errors 1129 and 1130)."""
