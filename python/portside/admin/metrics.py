@@ -64,6 +64,12 @@ FAMILIES: dict[str, Family] = {
         _f("service_queued", "gauge", "service", "Sessions waiting for a server now."),
         _f("service_paused", "gauge", "service", "1 while an administrator holds clients back."),
         _f("service_eligible_servers", "gauge", "service", "Members that may take sessions."),
+        _f(
+            "service_active_servers",
+            "gauge",
+            "service",
+            "Members that new sessions go to: eligible, and no backup that waits its turn.",
+        ),
         _f("service_accepted_total", "counter", "service", "Clients accepted."),
         _f(
             "service_refused_total",
@@ -206,6 +212,8 @@ class InstanceCollector(Collector):
             yield "service_paused", (name,), paused
             eligible = sum(member.eligible for member in service.members)
             yield "service_eligible_servers", (name,), eligible
+            active = sum(member.active for member in service.members)
+            yield "service_active_servers", (name,), active
             for member in service.members:
                 yield "member_eligible", (name, member.server), member.eligible
                 yield "member_weight", (name, member.server), member.weight
@@ -219,7 +227,8 @@ class InstanceCollector(Collector):
         # Every kind from the start: an alert on the first event of a kind needs the 0 before it.
         counts = self._instance.event_counts()
         for kind in KINDS:
-            yield "events_total", (kind,), counts.get(kind, 0)
+            if kind != "events_missed":  # each reader's own, counted by nobody
+                yield "events_total", (kind,), counts.get(kind, 0)
         rows = self._instance.port_rows()
         yield from _ports(rows, self._instance.ports(rows=rows))
 
