@@ -118,6 +118,17 @@ def _show(  # noqa: PLR0917 (click passes each by name)
     return command.main(what, admin, as_json, origin, server)
 
 
+@cli.command("top")
+@click.option("-d", "--delay", default="1s", show_default=True, help="Time between two looks.")
+@click.option("--once", is_flag=True, help="One page, as when the output is no terminal.")
+@_at_an_instance
+def _top(delay: str, once: bool, admin: str | None) -> int:
+    """Watch a running instance live: sort, filter, drain, set weights."""
+    from portside.cli import top as command
+
+    return command.main(admin, delay, once)
+
+
 def _verb(name: str, help_text: str, *arguments: str, dry_run: bool = False) -> None:
     """Adds a command that changes a running instance; they differ in their arguments only."""
 
