@@ -192,6 +192,30 @@ def test_late_closes_are_one_event_with_their_number(run_portside, chaos):
     assert next(one.admin.stream_events(after=told["id"] - 1)) == told
 
 
+def test_what_a_server_says_cannot_reach_a_terminal_or_forge_a_line(run_portside, chaos):
+    """By a check, by a session, and in every place where it is shown."""
+    evil = "no \x1b[2J\x1b]0;owned\x07 \r\n2026-01-01T00:00:00.000Z error   forged\u202e"
+    chaos.behave(Behaviour.ERR, (1129, evil))
+    for more in ('check = { type = "mysql", interval = "100ms" }', "check = false"):
+        one = instance_of(run_portside, chaos.address, more)
+        host, _, port = one.service("a")["listen"][0].rpartition(":")
+        with RawClient((host, int(port))) as client:
+            client.error()
+        wait_until(lambda one=one: one.events())
+        said = one.messages() + "".join(
+            one.cli(*command).stdout
+            for command in (
+                ("show",),
+                ("show", "servers"),
+                ("show", "events"),
+                ("top", "-d", "200ms"),
+            )
+        )
+        assert "owned" in said
+        assert all(each.isprintable() or each == "\n" for each in said)
+        assert not any(line.lstrip().startswith("2026-01-01") for line in said.splitlines())
+
+
 def test_show_events_follows_until_the_instance_ends(run_portside, chaos):
     one = instance_of(run_portside, chaos.address, "check = false")
     one.cli("drain", "db1")
