@@ -17,13 +17,15 @@ import termios
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from portside.admin.client import AdminClient
 from portside.cli import run_command
-from portside.top.app import Top
+from portside.demo.held_port import HeldPort
+from portside.top.app import Seen, Top
 from portside.top.feed import look
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
@@ -32,6 +34,7 @@ from tests.support.instance import Instance
 from tests.support.lab import Load, Sink
 from tests.support.raw_client import RawClient
 from tests.support.waiting import wait_until
+from tests.unit.test_top import SESSION
 
 TEXT = """
 [portside]
@@ -353,6 +356,22 @@ def test_an_instance_that_hangs_does_not_hold_the_screen(one):
     play(one, scene)
 
 
+def test_of_many_lines_the_first_are_drawn_and_the_number_is_said(one):
+    async def scene(screen: Screen) -> None:
+        await screen.press("4")
+        await screen.until(lambda: "No sessions." in screen.text)
+        rows = [
+            {**SESSION, "id": number, "age_s": float(number), "state": "idle"}
+            for number in range(620)
+        ]
+        frame = look(one.admin, "services")
+        screen.app.post_message(Seen("sessions", replace(frame, sessions=rows)))
+        await screen.until(lambda: "first 500 of 620" in screen.text)
+        assert screen.app.query_one(DataTable).row_count == 500
+
+    play(one, scene, every_s=30.0)
+
+
 # ---- the command, as a process
 
 
@@ -452,6 +471,20 @@ def test_no_rights_is_one_sentence(one, capsys):
     assert capsys.readouterr().err == (
         f"portside: no permission to use the admin socket {one.socket}: "
         "it is for its owner and group.\n"
+    )
+
+
+def test_no_token_is_one_sentence(run_portside, sink, capsys, monkeypatch):
+    monkeypatch.delenv("PORTSIDE_ADMIN_TOKEN", raising=False)
+    with HeldPort() as held:
+        text = TEXT.format(sink=sink.address)
+        text += f'[admin]\nlisten = "127.0.0.1:{held.port}"\ntoken = "secret-of-16-bytes"\n'
+        one = run_portside(text, start=False)
+    one.start()
+    assert run_command(["top", "-a", f"127.0.0.1:{held.port}"]) == 1
+    assert capsys.readouterr().err == (
+        "portside: a token is needed. "
+        "Set $PORTSIDE_ADMIN_TOKEN, or $PORTSIDE_ADMIN_TOKEN_FILE to its file.\n"
     )
 
 

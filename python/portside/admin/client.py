@@ -135,7 +135,12 @@ class AdminClient:
                 body = json.loads(response.read())
             except ValueError:
                 body = {}
-            raise Refused(response.status, body if isinstance(body, dict) else {})
+            body = body if isinstance(body, dict) else {}
+            if response.status == 401:  # the hint is for those who speak HTTP themselves
+                body["hint"] = (
+                    "Set $PORTSIDE_ADMIN_TOKEN, or $PORTSIDE_ADMIN_TOKEN_FILE to its file."
+                )
+            raise Refused(response.status, body)
 
     @contextlib.contextmanager
     def _exchange(

@@ -34,6 +34,8 @@ from portside.top.order import Board, Line, Order
 
 SAID_S = 10.0
 """How long a sentence stands: long enough to be read twice."""
+MOST_LINES = 500
+"""Drawn at a time: more take so long each second that keys feel it."""
 KEYS = "1-5 view  s sort  / filter  d drain  m maint  r ready  w weight  ? keys  q quit"
 
 
@@ -111,6 +113,8 @@ class Top(App[None]):
         self._makes = boards.views(ascii_only=ascii_only)
         self._board = Board((), ())
         self._lines: list[Line] = []
+        self._found = 0
+        """Lines that the filter left; the first ``MOST_LINES`` of them are ``_lines``."""
         self._shape = _Shape()
         self._lost = ""
         self._said = (float("-inf"), Text())
@@ -201,7 +205,8 @@ class Top(App[None]):
     def _draw(self) -> None:
         if not self.query("#table"):  # resized before it is there
             return
-        self._lines = order.arrange(self._board, self._orders[self._view])
+        found = order.arrange(self._board, self._orders[self._view])
+        self._lines, self._found = found[:MOST_LINES], len(found)
         # One column is the scrollbar's.
         widths = order.fit(replace(self._board, lines=tuple(self._lines)), self.size.width - 1)
         self._draw_table(widths)
@@ -253,6 +258,8 @@ class Top(App[None]):
             text.append(f" {at} {name} ", "reverse" if name == self._view else "")
         if by.words:
             text.append(f"  / {by.words}", "yellow")
+        if self._found > len(self._lines):
+            text.append(f"  first {len(self._lines)} of {self._found:,}", "yellow")
         if self._held:
             text.append("  held: z goes on", "yellow")
         return text

@@ -87,13 +87,14 @@ def arrange(board: Board, order: Order) -> list[Line]:
     found = {line.key for line in board.lines if holds(line)}
     parents = {line.parent for line in board.lines if line.key in found}
     kept = [x for x in board.lines if x.key in found or x.key in parents or x.parent in found]
-    ordered = _sorted([line for line in kept if not line.parent], order)
-    tops = {line.key for line in ordered}
+    groups: dict[str, list[Line]] = {}
+    for line in kept:
+        groups.setdefault(line.parent, []).append(line)
     result: list[Line] = []
-    for line in ordered:
+    for line in _sorted(groups.get("", []), order):
         result.append(line)
-        result += _sorted([child for child in kept if child.parent == line.key], order)
-    return [*result, *(x for x in kept if x.parent and x.parent not in tops)]
+        result += _sorted(groups.get(line.key, []), order)
+    return result
 
 
 def _sorted(lines: list[Line], order: Order) -> list[Line]:
