@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -18,7 +17,6 @@ from rich.text import Text
 from textual import events, work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.coordinate import Coordinate
 from textual.message import Message
 from textual.widgets import DataTable, Input, Static
 
@@ -31,6 +29,7 @@ from portside.top.dialogs import Ask, Choose, Confirm, Help
 from portside.top.feed import Feed, act
 from portside.top.frames import Frame, History
 from portside.top.order import Board, Line, Order
+from portside.top.table import LineTable
 
 SAID_S = 10.0
 """How long a sentence stands: long enough to be read twice."""
@@ -60,15 +59,6 @@ class Said(Message):
 
     text: str
     good: bool
-
-
-@dataclass
-class _Shape:
-    """What the table on the screen was made for; while it stays, only cells are changed."""
-
-    view: str = ""
-    heads: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
 
 
 class Top(App[None]):
@@ -115,7 +105,6 @@ class Top(App[None]):
         self._lines: list[Line] = []
         self._found = 0
         """Lines that the filter left; the first ``MOST_LINES`` of them are ``_lines``."""
-        self._shape = _Shape()
         self._lost = ""
         self._said = (float("-inf"), Text())
         self._held = False
@@ -130,7 +119,7 @@ class Top(App[None]):
         """Lines of text round a table."""
         for name in ("head", "alerts", "views"):
             yield Static(id=name, markup=False)
-        yield DataTable(id="table", cursor_type="row", cell_padding=0)
+        yield LineTable()
         yield Static(id="detail", markup=False)
         yield Input(id="filter", placeholder="words that a line must hold; Esc ends the filter")
         yield Static(id="said", markup=False)
@@ -153,8 +142,8 @@ class Top(App[None]):
             self.post_message(message)
 
     @property
-    def _table(self) -> DataTable[Text]:
-        return self.query_one("#table", DataTable)
+    def _table(self) -> LineTable:
+        return self.query_one(LineTable)
 
     @property
     def _line(self) -> Line | None:
@@ -203,39 +192,15 @@ class Top(App[None]):
         self._draw()
 
     def _draw(self) -> None:
-        if not self.query("#table"):  # resized before it is there
+        if not self.query(LineTable):  # resized before it is there
             return
         found = order.arrange(self._board, self._orders[self._view])
         self._lines, self._found = found[:MOST_LINES], len(found)
         # One column is the scrollbar's.
         widths = order.fit(replace(self._board, lines=tuple(self._lines)), self.size.width - 1)
-        self._draw_table(widths)
+        by = self._orders[self._view]
+        self._table.show_lines(self._view, self._board, self._lines, by, widths)
         self._draw_texts()
-
-    def _draw_table(self, widths: Mapping[int, int]) -> None:
-        table, board, by = self._table, self._board, self._orders[self._view]
-        heads = tuple(order.head_of(board.columns, at, by, wide) for at, wide in widths.items())
-        rows = [[_cell(board, x, at, wide) for at, wide in widths.items()] for x in self._lines]
-        shape = _Shape(self._view, heads, tuple(line.key for line in self._lines))
-        before, self._shape = self._shape, shape
-        if shape == before:
-            for at, row in enumerate(rows):
-                for column, cell in enumerate(row):
-                    where = Coordinate(at, column)
-                    if table.get_cell_at(where) != cell:
-                        table.update_cell_at(where, cell)
-            return
-        cursor, scroll = table.cursor_row, table.scroll_y
-        chosen = before.keys[cursor] if 0 <= cursor < len(before.keys) else ""
-        table.clear(columns=True)
-        for head in heads:
-            table.add_column(Text(head, "bold"), width=len(head) + order.GAP)
-        table.add_rows(rows)
-        if before.view == shape.view and shape.keys:
-            # The same line stays chosen; when it is gone, the one that took its place.
-            is_there = chosen in shape.keys
-            table.move_cursor(row=shape.keys.index(chosen) if is_there else cursor, scroll=False)
-            table.scroll_to(y=scroll, animate=False)
 
     def _draw_texts(self) -> None:
         status = self._frame.status
@@ -418,11 +383,3 @@ class Top(App[None]):
         except PortsideError as error:
             said = Said(str(error), False)
         self._post(said)
-
-
-def _cell(board: Board, line: Line, at: int, width: int) -> Text:
-    field = line.fields[at]
-    if field.draw is not None:
-        return Text.assemble(*field.draw(width))
-    text = order.clip(field.text, width, right=board.columns[at].right)
-    return Text(text, field.style)
