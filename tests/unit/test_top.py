@@ -312,8 +312,14 @@ def test_the_word_of_a_member(changes, word):
     assert texts(boards.services(frame(services=[service]), NO_RATES), 1)["STATE"] == word
 
 
+@pytest.mark.parametrize(("is_up", "took"), [(True, "4.2ms"), (None, "4.2ms"), (False, None)])
+def test_the_duration_of_a_check_is_of_a_server_that_is_up(is_up, took):
+    server = {**STATUS["servers"][0], "check_s": 0.0042, "is_up": is_up}  # type: ignore[index,dict-item]
+    assert texts(boards.servers(frame(servers=[server]), NO_RATES), 0).get("TOOK") == took
+
+
 def test_servers():
-    server = {**STATUS["servers"][0], "check_s": 0.0042, "hosts_blocked": ["10.0.0.5"]}  # type: ignore[index,dict-item]
+    server = {**STATUS["servers"][0], "hosts_blocked": ["10.0.0.5"]}  # type: ignore[index,dict-item]
     board = boards.servers(
         frame(servers=[server]),
         Rates({}, {"db2": {"sessions_total": 3.0, "connect_failures_total": 10.0}}, {}),
@@ -326,7 +332,6 @@ def test_servers():
         "SESS": "0",
         "NEW/S": "3.0",
         "CHECK": "L4CON",
-        "TOOK": "4.2ms",
         "SINCE": "1m1s",
         "FAILED/S": "10",
         "DESTINATIONS / WHY": "connection refused",
@@ -414,7 +419,7 @@ def test_keys_that_do_not_fit_the_line_say_so(key, on, text):
 
 
 def test_a_paused_service_is_resumed():
-    service = {**STATUS["services"][0], "state": "paused"}  # type: ignore[index,dict-item]
+    service = {**STATUS["services"][0], "state": "no server", "paused": True}  # type: ignore[index,dict-item]
     found = actions.action("p", chosen("services", 0), {**STATUS, "services": [service]})
     assert isinstance(found, actions.Action) and found.verb == "resume"
 

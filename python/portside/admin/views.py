@@ -41,6 +41,8 @@ class ServiceView:
     balance: str
     state: str
     """``open``, ``paused``, ``no server`` (nothing eligible) or ``closed`` (not accepting)."""
+    paused: bool
+    """Whether an administrator holds clients back, whatever else is wrong."""
     sessions: int
     max_connections: int | None
     queued: int

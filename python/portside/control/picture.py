@@ -67,6 +67,7 @@ def _service(
         mode=service.mode,
         balance=service.balance,
         state=service_state(standing, accepting),
+        paused=standing.paused,
         sessions=count["sessions"],
         max_connections=service.max_connections,
         queued=count["queued"],

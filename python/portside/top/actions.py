@@ -57,7 +57,7 @@ def _server(verb: str, server: str, status: Row) -> Action:
 
 def _pause(service: str, status: Row) -> Action:
     row: Row = next((each for each in status["services"] if each["name"] == service), {})
-    if row.get("state") == "paused":
+    if row.get("paused"):
         text = f"portside resume {service}\nClients that wait go on."
         return Action("resume", (service,), text)
     text = f"portside pause {service}\nNew clients wait in the queue; running sessions go on."

@@ -268,7 +268,9 @@ class Top(App[None]):
         self._view = name
         self._held = False
         self._close_filter()
-        self._board = Board((), (), "Asking the instance.")
+        # What the status tells is there already; other rows were not asked for yet.
+        known = self._makes[name](self._frame, self._history.rates())
+        self._board = replace(known, empty="Asking the instance.")
         self._draw()
         self._feed.show(name)
 

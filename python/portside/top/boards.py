@@ -139,8 +139,10 @@ def _server(row: Row, members: Sequence[tuple[str, Row]], rates: Rates) -> Line:
     active = sum(member["active"] for _, member in members)
     weights = sorted({member["weight"] for _, member in members})
     changed = any(member["weight"] != member["file_weight"] for _, member in members)
-    # An instance that is a little older has no check_s: new keys do not raise the API's level.
-    took_s, lag_s, since_s = row.get("check_s"), row["lag_s"], row["since_s"]
+    # The last check that passed says nothing of a server that is down. An instance that is a
+    # little older has no check_s: new keys do not raise the API's level.
+    took_s = None if row["is_up"] is False else row.get("check_s")
+    lag_s, since_s = row["lag_s"], row["since_s"]
     fields = (
         Field(name, "bold"),
         Field(row["state"], GOOD if row["state"] in {"up", "unchecked"} else BAD),
