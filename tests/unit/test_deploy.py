@@ -35,6 +35,9 @@ def test_only_metrics_that_exist_are_asked_for():
     assert labels <= known | {"job", "instance"}
     kinds = set(re.findall(r'kind="(\w+)"', RULES))
     assert kinds and kinds <= set(KINDS)
+    (causes,) = re.findall(r'code=~"\(([^)]+)\)/', RULES)
+    words = (ROOT / "crates/core/src/reason.rs").read_text().split("Phase {")[0]
+    assert set(causes.split("|")) <= set(re.findall(r'= "([\w-]+)",', words))
 
 
 def test_every_alert_is_tested_and_documented():
