@@ -104,6 +104,8 @@ TEST = [
     Part("php", ("php-cli",), "tests with PHP", has("php"), False),
     Part("mysqli", ("php-mysql",), "tests with PHP", has_mysqli, False),
     Part("haproxy", ("haproxy",), "comparisons", has("haproxy"), False),
+    # 22 MB to fetch, 7 s; its service is not started.
+    Part("promtool", ("prometheus",), "alerts with a real Prometheus", has("promtool"), False),
     Part("strace", ("strace",), "syscalls per session in make bench", has("strace"), False),
 ]
 

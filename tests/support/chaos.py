@@ -28,6 +28,7 @@ class Behaviour(enum.Enum):
     ERR = "an ERR packet in place of the greeting"
     RESET_AFTER_LOGIN = "takes the login, then resets"
     RESET_IN_RESULT = "resets in the middle of a large result"
+    IGNORE_QUIT = "answers every query, and keeps the connection open after QUIT"
     SERVE = "answers every query with one row"
 
 
@@ -184,6 +185,8 @@ class ChaosServer:
             command = _read_packet(connection)
             self.received += len(command)
             if not command or command[0] == 1:  # COM_QUIT: mysqld closes first
+                if self.behaviour is Behaviour.IGNORE_QUIT:
+                    self._silent(connection)
                 return
             if command[0] == 3 and command[1:4].upper() != b"SET":  # COM_QUERY
                 row = b"\x011"
@@ -203,6 +206,7 @@ _PLAYS: dict[Behaviour, Callable[[ChaosServer, socket.socket], None]] = {
     Behaviour.ERR: ChaosServer._err,
     Behaviour.RESET_AFTER_LOGIN: ChaosServer._reset_after_login,
     Behaviour.RESET_IN_RESULT: ChaosServer._reset_in_result,
+    Behaviour.IGNORE_QUIT: ChaosServer._answer,
     Behaviour.SERVE: ChaosServer._answer,
 }
 

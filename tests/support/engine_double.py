@@ -90,6 +90,7 @@ class EngineDouble:
                 "connect_failures_total": 0,
                 "breaker": "closed",
                 "left_before_login_total": 0,
+                "close_deadlines_total": 0,
                 "destinations": server["destinations"],
                 "hosts_blocked": [],
             }

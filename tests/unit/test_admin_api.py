@@ -246,6 +246,15 @@ def test_every_family_is_scraped_and_follows_the_conventions():
     assert 'portside_closes_total{code="eof-reset",side="server"} 3.0' in text
 
 
+def test_labels_are_bounded_and_units_are_base_units():
+    named = {"service", "server", "source", "destination", "worker", "version"}
+    listed = {"side", "code", "kind", "direction", "state"}
+    for family in metrics.FAMILIES.values():
+        assert set(family.labels) <= named | listed, family.name
+        assert not re.search(r"_(ms|us|ns|minutes|hours|kib|mib|percent)(_|$)", family.name)
+        assert family.text.endswith(".")
+
+
 def test_metrics_cannot_change_anything():
     async def scene(stage: Stage) -> None:
         app = metrics.build(stage.host, "1.2.3")

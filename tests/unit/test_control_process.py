@@ -9,7 +9,6 @@ import socket
 
 import pytest
 from portside.control import journal
-from portside.control.event_ring import EventRing
 from portside.control.limits import fitting_sessions, required
 from portside.control.notify import Notifier, take_inherited_listeners, watchdog_interval_s
 from portside.control.resolve import is_name, resolve
@@ -81,58 +80,6 @@ def test_what_fits_is_what_is_required(limit):
         assert required(sessions + 1, 3, 4, 5).files > limit
     else:
         assert required(1, 3, 4, 5).files > limit
-
-
-def test_events_are_numbered_and_the_oldest_forgotten():
-    ring = EventRing(capacity=3)
-    for number in range(5):
-        ring.add(float(number), "server_down", f"event {number}")
-    assert [event.id for event in ring.since()] == [3, 4, 5]
-    assert [event.id for event in ring.since(after=4)] == [5]
-    assert [event.id for event in ring.since(limit=2)] == [4, 5]
-
-
-def test_events_reach_a_follower_until_the_end():
-    async def play() -> list[str]:
-        ring = EventRing()
-        ring.add(0.0, "old", "before")
-        heard: list[str] = []
-
-        async def listen() -> None:
-            async for event in ring.follow():
-                heard.append(event.message)
-
-        task = asyncio.create_task(listen())
-        await asyncio.sleep(0)
-        ring.add(1.0, "server_up", "one")
-        ring.add(2.0, "server_up", "two")
-        await asyncio.sleep(0)
-        ring.close()
-        await task
-        return heard
-
-    assert asyncio.run(play()) == ["one", "two"]
-
-
-def test_a_follower_that_lags_neither_blocks_nor_misses_the_end():
-    async def play() -> int:
-        ring = EventRing()
-        count = 0
-
-        async def listen() -> None:
-            nonlocal count
-            async for _ in ring.follow():
-                count += 1
-
-        task = asyncio.create_task(listen())
-        await asyncio.sleep(0)
-        for number in range(1000):
-            ring.add(0.0, "x", str(number))
-        ring.close()
-        await task
-        return count
-
-    assert 0 < asyncio.run(play()) < 1000
 
 
 def test_names_resolve_in_a_stable_order_and_failures_say_why():

@@ -123,6 +123,13 @@ words! {
     }
 }
 
+impl ServerClose {
+    /// Whether the server's FIN was still missing when `close.deadline` had passed.
+    pub const fn is_late(self) -> bool {
+        matches!(self, Self::LateReset | Self::LateLinger2)
+    }
+}
+
 words! {
     /// How the connection to the client was closed.
     ClientClose {

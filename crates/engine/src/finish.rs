@@ -22,9 +22,12 @@ impl Worker {
         self.shared
             .outcomes
             .count(cause, phase, relay.server_close(), relay.client_close());
-        if relay.left_before_login() {
-            if let Some(last) = session.last.as_ref() {
+        if let Some(last) = session.last.as_ref() {
+            if relay.left_before_login() {
                 last.server.state.left_before_login.fetch_add(1, Relaxed);
+            }
+            if relay.server_close().is_late() {
+                last.server.state.close_deadlines.fetch_add(1, Relaxed);
             }
         }
         let state = &session.service.state;

@@ -73,6 +73,8 @@ pub struct ServerState {
     pub failures: AtomicU64,
     /// Clients that left between greeting and login.
     pub left_before_login: AtomicU64,
+    /// Closes that waited for the server's FIN until the deadline.
+    pub close_deadlines: AtomicU64,
     /// Three failures in a row.
     pub breaker: Breaker,
     /// When the last `connect_failed` event went out (ms).

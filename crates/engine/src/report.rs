@@ -106,6 +106,7 @@ struct ServerStats<'a> {
     sessions_total: u64,
     connect_failures_total: u64,
     left_before_login_total: u64,
+    close_deadlines_total: u64,
     breaker: &'static str,
     destinations: Vec<&'a str>,
     hosts_blocked: Vec<Blocked>,
@@ -262,6 +263,7 @@ fn server_stats(server: &Server, now_ms: u64) -> ServerStats<'_> {
         sessions_total: state.total.load(Relaxed),
         connect_failures_total: state.failures.load(Relaxed),
         left_before_login_total: state.left_before_login.load(Relaxed),
+        close_deadlines_total: state.close_deadlines.load(Relaxed),
         breaker: state.breaker.state().phase().name(),
         destinations: server
             .destinations

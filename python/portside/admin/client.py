@@ -87,13 +87,27 @@ class AdminClient:
         """The JSON answer to ``POST path``; raises as ``get``."""
         return self._ask("POST", path, dict(body or {}))
 
-    def stream_events(self) -> Iterator[dict[str, Any]]:
-        """Events as they happen, until the instance ends or the caller stops."""
-        with self._exchange("GET", "/v1/events/stream", None) as response:
+    def stream_events(self, after: int | None = None) -> Iterator[dict[str, Any]]:
+        """Events as they happen, until the instance ends or the caller stops.
+
+        Args:
+            after: the id of an event: those after it first, as far as they are kept; None: from
+                now on.
+
+        Raises:
+            NoInstance, Refused, PortsideError: as ``get``; also when the instance falls silent.
+        """
+        path = "/v1/events/stream" + ("" if after is None else f"?after={after}")
+        with self._exchange("GET", path, None) as response:
             self._judge(response)
-            for line in response:
-                if line.startswith(b"data: "):
-                    yield json.loads(line[6:])
+            try:
+                for line in response:
+                    if line.startswith(b"data: "):
+                        yield json.loads(line[6:])
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                raise PortsideError(
+                    f"the events of the instance at {self.address} broke off: {error}."
+                ) from None
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Any:  # noqa: ANN401
         with self._exchange(method, path, body) as response:
@@ -107,6 +121,11 @@ class AdminClient:
 
     def _judge(self, response: http.client.HTTPResponse) -> None:
         level = response.getheader(API_HEADER)
+        if level is None and response.status == 503:  # the HTTP server's own, before ours
+            raise PortsideError(
+                f"the instance at {self.address} has too many connections to its admin API open;"
+                " try again."
+            )
         if level is None:
             raise PortsideError(f"what answers at {self.address} is not a Portside instance.")
         if level != API_LEVEL:
@@ -121,7 +140,12 @@ class AdminClient:
                 body = json.loads(response.read())
             except ValueError:
                 body = {}
-            raise Refused(response.status, body if isinstance(body, dict) else {})
+            body = body if isinstance(body, dict) else {}
+            if response.status == 401:  # the hint is for those who speak HTTP themselves
+                body["hint"] = (
+                    "Set $PORTSIDE_ADMIN_TOKEN, or $PORTSIDE_ADMIN_TOKEN_FILE to its file."
+                )
+            raise Refused(response.status, body)
 
     @contextlib.contextmanager
     def _exchange(

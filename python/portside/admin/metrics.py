@@ -2,7 +2,7 @@
 
 One custom collector over the engine's counters and the instance's views: no second set of
 counters that could disagree. Labels are bounded by the configuration (service, server, worker)
-and by the engine's enums (code); clients and sessions never become labels. docs/metrics.md is
+and by enums (code, kind); clients and sessions never become labels. docs/metrics.md is
 held to ``FAMILIES`` by a test.
 """
 
@@ -20,6 +20,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+
+from portside.control.event_kinds import KINDS
 
 if TYPE_CHECKING:
     from portside.admin.views import PortView
@@ -62,6 +64,12 @@ FAMILIES: dict[str, Family] = {
         _f("service_queued", "gauge", "service", "Sessions waiting for a server now."),
         _f("service_paused", "gauge", "service", "1 while an administrator holds clients back."),
         _f("service_eligible_servers", "gauge", "service", "Members that may take sessions."),
+        _f(
+            "service_active_servers",
+            "gauge",
+            "service",
+            "Members that new sessions go to: eligible, and no backup that waits its turn.",
+        ),
         _f("service_accepted_total", "counter", "service", "Clients accepted."),
         _f(
             "service_refused_total",
@@ -88,6 +96,18 @@ FAMILIES: dict[str, Family] = {
             "counter",
             "server",
             "Clients that left before login: each counts towards max_connect_errors there.",
+        ),
+        _f(
+            "server_close_deadlines_total",
+            "counter",
+            "server",
+            "Closes without the server's FIN, which had not come by close.deadline.",
+        ),
+        _f(
+            "server_check_duration_seconds",
+            "gauge",
+            "server",
+            "Time that the last check that passed took; absent before the first.",
         ),
         _f("server_breaker_open", "gauge", "server", "1 after three connect failures in a row."),
         _f(
@@ -140,6 +160,7 @@ FAMILIES: dict[str, Family] = {
         ),
         _f("closes_total", "counter", "side code", "Closes by side (server, client) and outcome."),
         _f("terminations_total", "counter", "code", "Sessions ended, by termination reason."),
+        _f("events_total", "counter", "kind", "Events by kind, also those that were only counted."),
         _f("log_lines_total", "counter", "", "Session log lines written."),
         _f("log_dropped_total", "counter", "", "Session log lines lost: the disk was slower."),
         _f("events_dropped_total", "counter", "", "Events lost: Python was slower."),
@@ -191,14 +212,23 @@ class InstanceCollector(Collector):
             yield "service_paused", (name,), paused
             eligible = sum(member.eligible for member in service.members)
             yield "service_eligible_servers", (name,), eligible
+            active = sum(member.active for member in service.members)
+            yield "service_active_servers", (name,), active
             for member in service.members:
                 yield "member_eligible", (name, member.server), member.eligible
                 yield "member_weight", (name, member.server), member.weight
         for server in self._instance.servers():
             if server.is_up is not None:
                 yield "server_up", (server.name,), server.is_up
+            if server.check_s is not None:
+                yield "server_check_duration_seconds", (server.name,), server.check_s
             if server.lag_s is not None:
                 yield "server_replication_lag_seconds", (server.name,), server.lag_s
+        # Every kind from the start: an alert on the first event of a kind needs the 0 before it.
+        counts = self._instance.event_counts()
+        for kind in KINDS:
+            if kind != "events_missed":  # each reader's own, counted by nobody
+                yield "events_total", (kind,), counts.get(kind, 0)
         rows = self._instance.port_rows()
         yield from _ports(rows, self._instance.ports(rows=rows))
 
@@ -261,6 +291,7 @@ def _servers(stats: dict[str, Any]) -> Iterator[Sample]:
             "sessions_total",
             "connect_failures_total",
             "left_before_login_total",
+            "close_deadlines_total",
         ):
             yield f"server_{key}", label, server[key]
         yield "server_breaker_open", label, server["breaker"] != "closed"

@@ -30,10 +30,19 @@ from portside.control.state import AdminState
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from portside.control.event_ring import Event
     from portside.control.host import Host
 
 MAX_SESSIONS = 10_000
 MAX_BODY_BYTES = 64 * 1024
+MAX_ID = 2**53
+"""Of an event: what JavaScript's numbers hold exactly."""
+MAX_STREAMS = 64
+"""Readers of the event stream at a time, so that commands always find a connection (of 256)."""
+BEAT_S = 10.0
+"""A comment after so much silence: a reader knows that we live, and we that it is gone."""
+RETRY_MS = 2000
+"""How long a browser's EventSource waits before it connects again."""
 
 
 class _Door:
@@ -162,17 +171,29 @@ class _Api:
         return JSONResponse(as_json(chosen))
 
     async def events(self, request: Request) -> Response:
-        after = _number(request, "after", 0, 2**53)
+        after = _number(request, "after", 0, MAX_ID)
         limit = _number(request, "limit", 100, 1000)
         return JSONResponse(as_json(self._instance.events(after, limit)))
 
-    async def events_stream(self, _request: Request) -> Response:
-        async def lines() -> AsyncIterator[str]:
-            yield ": connected\n\n"
-            async for event in self._instance.ring.follow():
-                yield f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(asdict(event))}\n\n"
+    async def events_stream(self, request: Request) -> Response:
+        ring = self._instance.ring
+        if ring.followers >= MAX_STREAMS:
+            raise Refusal(
+                f"{MAX_STREAMS} readers follow the events already.",
+                "Ask /v1/events?after=ID now and then.",
+                status=503,
+            )
+        told = request.headers.get("last-event-id") or request.query_params.get("after")
+        after = None if told is None else _whole("after (or Last-Event-ID)", told, MAX_ID)
 
-        return StreamingResponse(lines(), media_type="text/event-stream")
+        async def lines() -> AsyncIterator[str]:
+            yield f"retry: {RETRY_MS}\n\n"
+            async for event in ring.follow(after, BEAT_S):
+                yield ": still here\n\n" if event is None else _sse(event)
+
+        return StreamingResponse(
+            lines(), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
 
     async def config(self, _request: Request) -> Response:
         return JSONResponse(self._host.config_view())
@@ -225,10 +246,19 @@ def _said(sentence: str) -> Response:
 
 
 def _number(request: Request, key: str, default: int, most: int) -> int:
-    text = request.query_params.get(key, str(default))
-    if not text.isdigit() or int(text) > most:
-        raise Refusal(f"{key} must be a whole number from 0 to {most}.")
+    return _whole(key, request.query_params.get(key, str(default)), most)
+
+
+def _whole(name: str, text: str, most: int) -> int:
+    # By length first: int() of a million digits takes long, and isdigit() knows digits of others.
+    if not text.isascii() or not text.isdigit() or len(text) > 20 or int(text) > most:
+        raise Refusal(f"{name} must be a whole number from 0 to {most}.")
     return int(text)
+
+
+def _sse(event: Event) -> str:
+    """One server-sent event; JSON has no line break, so one data line holds it."""
+    return f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(asdict(event))}\n\n"
 
 
 async def _body(request: Request) -> dict[str, Any]:

@@ -41,6 +41,8 @@ class ServiceView:
     balance: str
     state: str
     """``open``, ``paused``, ``no server`` (nothing eligible) or ``closed`` (not accepting)."""
+    paused: bool
+    """Whether an administrator holds clients back, whatever else is wrong."""
     sessions: int
     max_connections: int | None
     queued: int
@@ -65,6 +67,8 @@ class ServerView:
     """The verdict of the checks, whatever an administrator said; None while unknown."""
     check: str
     """The last check's status word, such as L7OK; empty before the first."""
+    check_s: float | None
+    """How long the last check that passed took, in seconds; None before the first."""
     reason: str
     """The last error in words."""
     since_s: float | None
@@ -77,6 +81,8 @@ class ServerView:
     sessions_total: int
     connect_failures_total: int
     left_before_login_total: int
+    close_deadlines_total: int
+    """Closes that went without the server's FIN, because it had not come by ``close.deadline``."""
     breaker: str
     hosts_blocked: tuple[str, ...]
     """Source addresses that this server refuses (errors 1129 and 1130)."""
@@ -133,7 +139,7 @@ class PortView:
     peer_timestamps: bool | None
     """Whether the server's TCP uses timestamps; None before the first close."""
     resets_lost: bool
-    """The path swallows resets: tuples rest 60 s."""
+    """The path swallows resets: our FIN answers the server's, tuples rest 60 s."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,19 +93,40 @@ def _check(config: Path, schema: bool, connect: bool, as_json: bool) -> int:
 @click.argument("what", required=False, type=click.Choice(_SUBJECTS))
 @click.argument("server", required=False)
 @click.option("--origin", is_flag=True, help="config: say where each value came from.")
+@click.option("-f", "--follow", is_flag=True, help="events: go on as they happen.")
 @_at_an_instance
 @_json
-def _show(
-    what: str | None, server: str | None, origin: bool, admin: str | None, as_json: bool
+def _show(  # noqa: PLR0917 (click passes each by name)
+    what: str | None,
+    server: str | None,
+    origin: bool,
+    follow: bool,
+    admin: str | None,
+    as_json: bool,
 ) -> int:
     """Show a running instance; without a subject, one page. SERVER belongs to ports."""
     from portside.cli import show as command
 
     if origin and what != "config":
         raise click.UsageError("--origin belongs to: portside show config --origin")
+    if follow and what != "events":
+        raise click.UsageError("--follow belongs to: portside show events --follow")
     if server is not None and what != "ports":
         raise click.UsageError("a server's name belongs to: portside show ports SERVER")
+    if follow:
+        return command.follow_events(admin, as_json)
     return command.main(what, admin, as_json, origin, server)
+
+
+@cli.command("top")
+@click.option("-d", "--delay", default="1s", show_default=True, help="Time between two looks.")
+@click.option("--once", is_flag=True, help="One page, as when the output is no terminal.")
+@_at_an_instance
+def _top(delay: str, once: bool, admin: str | None) -> int:
+    """Watch a running instance live: sort, filter, drain, set weights."""
+    from portside.cli import top as command
+
+    return command.main(admin, delay, once)
 
 
 def _verb(name: str, help_text: str, *arguments: str, dry_run: bool = False) -> None:

@@ -11,14 +11,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from portside.admin.client import AdminClient
 from portside.admin.views import PortView
 from portside.cli import table
-from portside.errors import ExitCode
+from portside.errors import ExitCode, PortsideError
 from portside.ports import words
 
 Row = Mapping[str, Any]
@@ -43,6 +43,20 @@ def main(
         for part in render(answer):
             table.write(part, sys.stdout)
     return ExitCode.GOOD
+
+
+def follow_events(admin: str | None, as_json: bool) -> NoReturn:
+    """Prints the last ten events of the instance at ``admin``, then each as it happens.
+
+    Raises:
+        PortsideError: nothing answers there, or the instance has ended.
+    """
+    client = AdminClient(admin)
+    last = client.get("/v1/events", limit=10)
+    for event in client.stream_events(last[0]["id"] - 1 if last else 0):
+        line = f"{_clock(event['time'])}  {event['kind']:<16}  {event['message']}"
+        click.echo(json.dumps(event, ensure_ascii=False) if as_json else line)
+    raise PortsideError(f"the instance at {client.address} has ended, and with it its events.")
 
 
 def status(answer: Row) -> list[table.Part]:

@@ -4,38 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from portside.control.event_kinds import KINDS
 from portside.control.event_ring import EventRing
 from portside.control.journal import log
 from portside.health.judge import HealthEvent
 
-_ERRORS = frozenset(
-    {"service_down", "two_writers", "worker_died", "apply_failed", "ports_exhausted"}
-)
-_WARNINGS = frozenset(
-    {
-        "server_down",
-        "breaker_open",
-        "host_blocked",
-        "connect_failed",
-        "queue_full",
-        "accept_paused",
-        "source_suspended",
-        "resets_lost",
-        "log_dropped",
-        "failover",
-        "no_source",
-        "check_impossible",
-        "checks_void",
-        "replication_stopped",
-        "reading_missing",
-        "resolve_failed",
-        "reload_refused",
-        "sessions_closed",
-    }
-)
 REPEAT_S = 10.0
 """A broken server makes ten ``connect_failed`` a second: one in this time is told, with a count."""
 
@@ -44,6 +21,8 @@ class Announcer:
     """Puts every event into the ring and the log; repeated engine events are counted, not told."""
 
     def __init__(self, ring: EventRing, clock: Callable[[], float] = time.time) -> None:
+        self.counts: Counter[str] = Counter()
+        """Events so far by kind; those that were only counted are among them."""
         self._ring = ring
         self._clock = clock
         self._told: dict[tuple[str, str, str], float] = {}
@@ -63,6 +42,7 @@ class Announcer:
         now = event["time"]
         if now - self._told.get(key, -REPEAT_S) < REPEAT_S:
             self._held[key] = self._held.get(key, 0) + 1
+            self.counts[event["kind"]] += 1
             return
         self._told[key] = now
         text = event["message"]
@@ -71,6 +51,7 @@ class Announcer:
         self._put(now, event["kind"], text, event["service"], event["server"])
 
     def _put(self, moment: float, kind: str, text: str, service: str, server: str) -> None:
+        self.counts[kind] += 1
         self._ring.add(moment, kind, text, service=service, server=server)
         fields = {"kind": kind, "service": service, "server": server}
         log.log(level_of(kind), text, extra=fields)
@@ -78,6 +59,5 @@ class Announcer:
 
 def level_of(kind: str) -> int:
     """The log level of a kind of event."""
-    if kind in _ERRORS:
-        return logging.ERROR
-    return logging.WARNING if kind in _WARNINGS else logging.INFO
+    found = KINDS.get(kind)
+    return logging.INFO if found is None else found.level

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from portside.control.journal import log
 from portside.control.owner import explain_bind_failure
 from portside.errors import PortsideError
+from portside.foreign_text import one_line
 from portside.health.connection import NoPort, PortLease
 
 
@@ -158,6 +159,8 @@ class DataPlane:
                     log.exception("the engine's events cannot be read")
                     return
                 for event in events:
+                    # A server's own words may be in it.
+                    event["message"] = one_line(event["message"])
                     # The loop is closed: we are ending, and nobody listens.
                     with contextlib.suppress(RuntimeError):
                         loop.call_soon_threadsafe(receive, event)

@@ -27,6 +27,7 @@ from portside.control.announce import Announcer
 from portside.control.dataplane import DataPlane, EngineFactory, make_engine
 from portside.control.event_ring import Event, EventRing
 from portside.control.journal import log
+from portside.control.late_closes import LateCloses
 from portside.control.limits import raise_file_limit
 from portside.control.listeners import Listeners
 from portside.control.names import Names
@@ -65,7 +66,7 @@ class Instance:
         lookup: Lookup = look_up,
     ) -> None:
         self.listeners = listeners or Listeners()
-        self.ring = EventRing()
+        self.ring = EventRing(start=int(time.time() * 1000))
         self.accepting = True
         self.started = False
         """Whether the workers run."""
@@ -82,6 +83,7 @@ class Instance:
         self._monitor: HealthMonitor | None = None
         self._composed: Composition | None = None
         self._cuts: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        self._late_closes = LateCloses()
         self._trends = Trends()
         self._resets_lost: set[tuple[str, str]] = set()
 
@@ -454,8 +456,11 @@ class Instance:
             self._announcer.tell("apply_failed", f"the engine refused new addresses: {error}")
 
     async def _keep_sampling(self) -> None:
-        """Counts the ports once a second, for their trend and for paths that lose resets."""
+        """Counts once a second: ports for their trend, paths that lose resets, late closes."""
         while True:
+            late = {s["name"]: s["close_deadlines_total"] for s in self.stats()["servers"]}
+            for server, text in self._late_closes.news(self._now(), late):
+                self._announcer.tell("close_deadlines", text, server=server)
             rows = self.port_rows()
             self._trends.add(self._now(), rows)
             lost = {(row["server"], row["destination"]) for row in rows if row["resets_lost"]}
@@ -473,6 +478,10 @@ class Instance:
         self._announcer.engine(event)
         if event["kind"] in {"connect_failed", "breaker_open"} and self._monitor is not None:
             self._monitor.hint(event["server"])
+
+    def event_counts(self) -> Mapping[str, int]:
+        """Events since the start by kind, also those that were counted and not told."""
+        return self._announcer.counts
 
     def tell(self, kind: str, text: str, *, service: str = "", server: str = "") -> None:
         """An event of the control side: into the ring and the log."""

@@ -38,6 +38,7 @@ _SERVER_ZERO: Stats = {
     "sessions_total": 0,
     "connect_failures_total": 0,
     "left_before_login_total": 0,
+    "close_deadlines_total": 0,
     "breaker": "closed",
     "hosts_blocked": [],
 }
@@ -66,6 +67,7 @@ def _service(
         mode=service.mode,
         balance=service.balance,
         state=service_state(standing, accepting),
+        paused=standing.paused,
         sessions=count["sessions"],
         max_connections=service.max_connections,
         queued=count["queued"],
@@ -143,6 +145,7 @@ def _server(
         admin=str(admin),
         is_up={"up": True, "down": False}.get(status),
         check=health.code if health else "",
+        check_s=health.latency_s if health else None,
         reason=(health.detail or health.note) if health and health.code != "NO_CHECK" else "",
         since_s=now - health.since if health and status != "unknown" else None,
         role=_role(health),
@@ -152,6 +155,7 @@ def _server(
         sessions_total=count["sessions_total"],
         connect_failures_total=count["connect_failures_total"],
         left_before_login_total=count["left_before_login_total"],
+        close_deadlines_total=count["close_deadlines_total"],
         breaker=count["breaker"],
         hosts_blocked=tuple(sorted(blocked)),
         services=tuple(

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from portside.foreign_text import one_line
+
 # A real greeting has some 80 bytes; an ERR at most 512 of text. More than this is not MySQL.
 MAX_FIRST_PACKET = 4096
 HEADER_BYTES = 4
@@ -76,4 +78,6 @@ def _parse_error(body: bytes) -> ServerError:
     text = body[3:]
     if text[:1] == b"#":
         text = text[6:]
-    return ServerError(int.from_bytes(body[1:3], "little"), text.decode("utf-8", "replace").strip())
+    return ServerError(
+        int.from_bytes(body[1:3], "little"), one_line(text.decode("utf-8", "replace"))
+    )

@@ -19,6 +19,8 @@ import pymysql
 from pymysql.connections import Connection
 from pymysql.cursors import DictCursor
 
+from portside.foreign_text import one_line
+
 from .greeting import ER_CON_COUNT
 from .judge import Readings, Status
 from .readings import Dialect, dialect_of, is_read_only, replication_of
@@ -126,8 +128,8 @@ def _quit(connection: Connection[Any]) -> None:
 def _number_and_text(error: pymysql.err.MySQLError) -> tuple[int, str]:
     args = error.args
     if len(args) >= 2 and isinstance(args[0], int):
-        return args[0], str(args[1])
-    return 0, str(error)
+        return args[0], one_line(str(args[1]))
+    return 0, one_line(str(error))
 
 
 def _failure(error: pymysql.err.MySQLError) -> Answer:
@@ -198,7 +200,7 @@ def _run_query(connection: Connection[Any], query: str) -> Answer | None:
         return Answer(Status.L7STS, "the check's query returned no row", definitive=True)
     if is_true(row[0]):
         return None
-    return Answer(Status.L7STS, f"the check's query said {row[0]!r}", definitive=True)
+    return Answer(Status.L7STS, f"the check's query said {one_line(repr(row[0]))}", definitive=True)
 
 
 def is_true(value: object) -> bool:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from portside.foreign_text import one_line
+
 from .judge import Readings
 
 Row = Mapping[str, object]
@@ -129,7 +131,7 @@ def _channel(row: Row) -> _Channel:
         for name in names:
             value = row.get(name)
             if value is not None:
-                return value.decode() if isinstance(value, bytes) else str(value)
+                return one_line(value.decode() if isinstance(value, bytes) else str(value))
         return ""
 
     errors = [text("Last_IO_Error"), text("Last_SQL_Error")]

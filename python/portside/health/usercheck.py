@@ -30,6 +30,8 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import IO
 
+from portside.foreign_text import one_line
+
 from .judge import CheckResult, Status
 
 WORKERS_PER_FUNCTION = 4
@@ -202,7 +204,7 @@ class _Worker:
         code = self._process.returncode
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         lines = self._output.decode("utf-8", "replace").strip().splitlines()
-        return f"{how}; it printed: {lines[-1][:200]}" if lines else how
+        return f"{how}; it printed: {one_line(lines[-1])}" if lines else how
 
     async def _read_output(self) -> None:
         """Takes what the function prints, so that it never blocks on a full pipe; keeps the end."""

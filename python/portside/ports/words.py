@@ -58,7 +58,7 @@ def alerts(rows: Sequence[PortView]) -> list[str]:
             said.append(f"server {total.name}: {text}: portside show ports {total.server}")
         if total.resets_lost:
             said.append(
-                f"server {total.name}: the path swallows resets, source ports rest 60 s:"
+                f"server {total.name}: the path swallows resets, so our FIN answers the server's:"
                 f" portside show ports {total.server}"
             )
     return said

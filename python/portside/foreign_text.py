@@ -1,0 +1,17 @@
+"""Text that came over the network, as it may stand in a log line, an event and a terminal. Pure.
+
+A server's error text may hold anything: line breaks that forge a log line, escape sequences that a
+terminal obeys. Used where bytes become text, so that nothing behind it has to think of it.
+"""
+
+from __future__ import annotations
+
+MOST = 400
+"""Characters; MySQL's own errors end at 512 bytes (MYSQL_ERRMSG_SIZE)."""
+
+
+def one_line(text: str) -> str:
+    """``text`` in one line of printable characters, at most ``MOST``. O(length)."""
+    shown = "".join(each if each.isprintable() else " " for each in text[: 4 * MOST])
+    line = " ".join(shown.split())
+    return line if len(line) <= MOST else f"{line[: MOST - 1]}…"
