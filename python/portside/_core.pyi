@@ -129,7 +129,11 @@ class Engine:
         """
 
     def reopen_log(self) -> None:
-        """Reopens the session log file (SIGUSR1, logrotate)."""
+        """Reopens the session log file (SIGUSR1, logrotate).
+
+        Raises:
+            EngineError: it cannot be opened; lines go on to the old one.
+        """
 
 @final
 class PortLease:

@@ -292,3 +292,25 @@ def test_no_line_is_lost_at_the_end(run_portside):
     one.signal(signal.SIGTERM)
     assert one.wait() == 0
     assert len(one.lines()) == done["sessions_ok"] == 2000
+
+
+def test_a_log_file_that_cannot_be_opened_is_told_and_the_old_one_goes_on(run_portside, folder):
+    sink = Sink()
+    missing = folder / "nowhere" / "s.log"
+    refused = run_portside(config(sink.address, f'file = "{missing}"'), start=False)
+    refused.launch()
+    assert refused.wait() == 1
+    said = f"cannot open the session log {missing}: No such file or directory"
+    assert said in refused.messages()
+
+    good = folder / "s.log"
+    one = run_portside(config(sink.address, f'file = "{good}"'))
+    one.write(config(sink.address, f'file = "{missing}"'))
+    view = one.reload()
+    assert not view["ok"] and said in str(view)
+
+    good.unlink()
+    good.mkdir()
+    one.signal(signal.SIGUSR1)
+    wait_until(lambda: "the session log cannot be reopened" in one.messages(), 5)
+    assert f"cannot open the session log {good}: Is a directory" in one.messages()

@@ -309,13 +309,23 @@ impl Worker {
         self.dispatch(index, session);
     }
 
-    /// A connect or a greeting failed by the server's doing.
-    pub(crate) fn server_failed(&mut self, server: &Server, session: &Session) {
+    /// A connect to a destination or its greeting failed by the server's doing. True: another address of the
+    /// server is worth a try, so it is not the server that failed.
+    pub(crate) fn server_failed(
+        &mut self,
+        server: &Server,
+        destination: usize,
+        session: &Session,
+    ) -> bool {
         let state = &server.state;
         let events = &self.shared.events;
         state.failures.fetch_add(1, Relaxed);
         let text = session.error.as_deref().unwrap_or("connect failed");
-        if state.breaker.on(Breaker::Failure, self.now) == Decision::Opened {
+        let begun = session.times.assigned;
+        let has_other = server
+            .sources
+            .failed(&server.destinations, destination, begun, self.now);
+        if !has_other && state.breaker.on(Breaker::Failure, self.now) == Decision::Opened {
             let text = format!(
                 "{text}; three failures in a row: no new sessions, tried again every second"
             );
@@ -331,6 +341,7 @@ impl Worker {
         {
             events.push(Kind::ConnectFailed, "", &server.name, text.to_owned());
         }
+        has_other
     }
 
     /// The running attempt failed: another server, another round, or the end.
@@ -338,8 +349,8 @@ impl Worker {
         let Some(assigned) = session.assigned.as_mut() else {
             return;
         };
-        assigned.is_probe = false;
         let (server, member) = (Arc::clone(&assigned.server), assigned.index);
+        let destination = assigned.destination;
         if session.error.is_none() {
             let what = match cause {
                 Cause::ConnectTimeout => {
@@ -353,8 +364,11 @@ impl Worker {
             };
             session.name_error(&what);
         }
-        self.server_failed(&server, session);
-        self.next_attempt(index, session, Some(member), cause);
+        let has_other = self.server_failed(&server, destination, session);
+        if let Some(assigned) = session.assigned.as_mut().filter(|_| !has_other) {
+            assigned.is_probe = false; // the breaker has heard how it went
+        }
+        self.next_attempt(index, session, (!has_other).then_some(member), cause);
     }
 
     /// Leaves the present server and tries the next; `cause` is what the client hears if there is none.

@@ -61,7 +61,8 @@ impl Worker {
                 Err(why) => why,
             };
             session.leave_server(self.now);
-            session.mark_tried(member);
+            let destination = session.last.as_ref().map_or(0, |last| last.destination);
+            let mut has_other = false;
             match why {
                 Failed::NoPort => session.no_port = Some(server),
                 Failed::TriesSpent => {
@@ -71,9 +72,13 @@ impl Worker {
                 Failed::NotNow => {}
                 Failed::Server => {
                     session.failures += 1;
-                    self.server_failed(&server, session);
+                    session.times.assigned = self.now;
+                    has_other = self.server_failed(&server, destination, session);
                 }
                 Failed::Local | Failed::NoSource => session.failures += 1,
+            }
+            if !has_other {
+                session.mark_tried(member);
             }
             // Members beyond the 64th cannot be marked, so the round must have an end of its own.
             if session.failures > service.retries + service.members.len() as u32 {

@@ -271,8 +271,8 @@ impl Engine {
     }
 
     /// Reopens the session log.
-    pub fn reopen_log(&self) {
-        self.shared.log.reopen();
+    pub fn reopen_log(&self) -> Result<(), EngineError> {
+        self.shared.log.reopen()
     }
 }
 

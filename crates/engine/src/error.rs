@@ -24,6 +24,15 @@ impl EngineError {
         }
     }
 
+    /// The session log cannot be written there.
+    pub fn log(path: &str, error: &io::Error) -> Self {
+        Self {
+            message: format!("cannot open the session log {path}: {error}"),
+            errno: error.raw_os_error().unwrap_or(0),
+            address: String::new(),
+        }
+    }
+
     /// The system refused something about a listener.
     pub fn listen(what: &str, address: &str, error: &io::Error) -> Self {
         Self {

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -209,7 +209,15 @@ fn open_unix(spec: &ListenSpec, addr: &SockAddr) -> io::Result<OwnedFd> {
     let socket = sys::stream_socket(libc::AF_UNIX)?;
     let fd = socket.as_raw_fd();
     if let Err(e) = sys::bind(fd, addr) {
-        if e.raw_os_error() != Some(libc::EADDRINUSE) || !is_stale(addr) {
+        if e.raw_os_error() != Some(libc::EADDRINUSE) {
+            return Err(e);
+        }
+        // connect() to a plain file is refused as to a socket without a listener: never remove what is no socket.
+        if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+            let text = "a file that is no socket stands there; it was left alone. Remove it, or listen elsewhere";
+            return Err(io::Error::other(text));
+        }
+        if !is_stale(addr) {
             return Err(e);
         }
         std::fs::remove_file(path)?;

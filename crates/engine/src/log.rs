@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{sync_channel, RecvTimeoutError, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::EngineError;
@@ -65,7 +65,9 @@ pub struct Log {
 #[derive(Debug)]
 struct Target {
     path: Mutex<Option<String>>,
-    reopen: AtomicBool,
+    /// Opened, and taken by the writer before its next line.
+    next: Mutex<Option<File>>,
+    has_next: AtomicBool,
     written: AtomicU64,
     failed: AtomicU64,
 }
@@ -74,19 +76,14 @@ impl Log {
     /// Opens the log and starts its writer.
     pub fn open(spec: &LogSpec) -> Result<Self, EngineError> {
         let (sender, receiver) = sync_channel::<Vec<u8>>(WAITING);
+        let mut out = open(spec.path.as_deref())?;
         let target = Arc::new(Target {
             path: Mutex::new(spec.path.clone()),
-            reopen: AtomicBool::new(false),
+            next: Mutex::new(None),
+            has_next: AtomicBool::new(false),
             written: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         });
-        let mut out = target.open().map_err(|e| {
-            EngineError::listen(
-                "open the session log",
-                spec.path.as_deref().unwrap_or("standard output"),
-                &e,
-            )
-        })?;
         let writer = Arc::clone(&target);
         std::thread::Builder::new()
             .name("portside-log".into())
@@ -95,19 +92,19 @@ impl Log {
                 loop {
                     match receiver.recv_timeout(Duration::from_millis(500)) {
                         Ok(chunk) => {
-                            writer.reopened(&mut out);
+                            writer.take_next(&mut out);
                             let lines = chunk.split(|b| *b == b'\n').count() as u64 - 1;
                             match out.write_all(&chunk) {
                                 Ok(()) => writer.written.fetch_add(lines, Relaxed),
                                 Err(_) => writer.failed.fetch_add(lines, Relaxed),
                             };
                         }
-                        Err(RecvTimeoutError::Timeout) => writer.reopened(&mut out),
+                        Err(RecvTimeoutError::Timeout) => writer.take_next(&mut out),
                         Err(RecvTimeoutError::Disconnected) => return,
                     }
                 }
             })
-            .map_err(|e| EngineError::listen("start", "the session log's thread", &e))?;
+            .map_err(|e| EngineError::log("(its thread)", &e))?;
         Ok(Self {
             spec: Mutex::new((spec.format, Sampling::parse(&spec.sessions)?)),
             version: AtomicU64::new(1),
@@ -118,26 +115,24 @@ impl Log {
         })
     }
 
-    /// Takes the log settings of a new snapshot.
+    /// Takes the log settings of a new snapshot; a file that cannot be opened changes nothing.
     pub fn apply(&self, spec: &LogSpec) -> Result<(), EngineError> {
         let new = (spec.format, Sampling::parse(&spec.sessions)?);
-        *self.spec.lock().unwrap_or_else(PoisonError::into_inner) = new;
-        self.version.fetch_add(1, Relaxed);
-        let mut path = self
-            .target
-            .path
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut path = lock(&self.target.path);
         if *path != spec.path {
+            self.target.write_to(open(spec.path.as_deref())?);
             path.clone_from(&spec.path);
-            self.target.reopen.store(true, Relaxed);
         }
+        *lock(&self.spec) = new;
+        self.version.fetch_add(1, Relaxed);
         Ok(())
     }
 
-    /// Reopens the file at the next write (logrotate).
-    pub fn reopen(&self) {
-        self.target.reopen.store(true, Relaxed);
+    /// Opens the file anew (logrotate); where that fails lines go on to the old one.
+    pub fn reopen(&self) -> Result<(), EngineError> {
+        let path = lock(&self.target.path);
+        self.target.write_to(open(path.as_deref())?);
+        Ok(())
     }
 
     /// Waits until the writer has written what it was given, at most `timeout` (a full pipe).
@@ -161,23 +156,34 @@ impl Log {
 }
 
 impl Target {
-    fn open(&self) -> std::io::Result<File> {
-        let path = self.path.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(path) = path.as_deref() {
-            return OpenOptions::new().create(true).append(true).open(path);
-        }
-        // A duplicate, so that closing it never closes the process's own standard output.
-        Ok(File::from(std::io::stdout().as_fd().try_clone_to_owned()?))
+    fn write_to(&self, file: File) {
+        *lock(&self.next) = Some(file);
+        self.has_next.store(true, Relaxed);
     }
 
-    /// A file that cannot be reopened keeps its old descriptor: lines are not lost.
-    fn reopened(&self, out: &mut File) {
-        if self.reopen.swap(false, Relaxed) {
-            if let Ok(file) = self.open() {
+    fn take_next(&self, out: &mut File) {
+        if self.has_next.swap(false, Relaxed) {
+            if let Some(file) = lock(&self.next).take() {
                 *out = file;
             }
         }
     }
+}
+
+fn open(path: Option<&str>) -> Result<File, EngineError> {
+    match path {
+        Some(path) => OpenOptions::new().create(true).append(true).open(path),
+        // A duplicate, so that closing it never closes the process's own standard output.
+        None => std::io::stdout()
+            .as_fd()
+            .try_clone_to_owned()
+            .map(File::from),
+    }
+    .map_err(|e| EngineError::log(path.unwrap_or("to standard output"), &e))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A worker's own end of the log.
@@ -213,8 +219,7 @@ impl Pen {
         let version = self.log.version.load(Relaxed);
         if version != self.version {
             self.version = version;
-            (self.format, self.sampling) =
-                *self.log.spec.lock().unwrap_or_else(PoisonError::into_inner);
+            (self.format, self.sampling) = *lock(&self.log.spec);
         }
         if is_good {
             self.good += 1;

@@ -296,6 +296,7 @@ impl Worker {
                 .push(Kind::BreakerClosed, "", &server.name, text);
         }
         let destination = &server.destinations[assigned.destination];
+        server.sources.reached(destination);
         for bar in server.sources.served(assigned.source_ip, destination) {
             let ip = bar
                 .source

@@ -1,12 +1,14 @@
-//! Our side of the connections to one server: which address is tried next, and which must not be.
+//! The ways to one server: which of our addresses to which of its, which is tried next, and which must not be.
 //!
 //! Shared by all workers. An address can be *suspended* (it is gone from this host: bind said
 //! EADDRNOTAVAIL) or *blocked* at a destination (the server answered ERR 1129 or 1130 to it). Both are
-//! forgotten after a while so that one session tries again; both are told as events by the worker.
+//! forgotten after a while so that one session tries again; both are told as events by the worker. A destination
+//! can be *dead* (connects to it fail) while another one of the same server serves: then it is left out, and one session
+//! at a time looks whether it is back. With every destination dead it is the server that is, and the breaker's matter.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::plan::Destination;
 use crate::snapshot::SourceSpec;
@@ -15,6 +17,19 @@ use crate::snapshot::SourceSpec;
 const BLOCKED_MS: u64 = 5_000;
 /// How long a vanished address is left alone (a VIP that moved comes back at any time).
 const SUSPENDED_MS: u64 = 1_000;
+
+/// First and longest pause before one session tries a dead destination again. A refused try costs nothing; one that hangs
+/// costs its session the connect timeout.
+const DEAD_MS: (u64, u64) = (1_000, 30_000);
+
+/// A destination that cannot be reached.
+#[derive(Debug)]
+struct Dead {
+    destination: Box<str>,
+    since_ms: u64,
+    pause_ms: u64,
+    until_ms: u64,
+}
 
 /// One (our address, their address) that is not to be used for a while.
 #[derive(Debug, Clone)]
@@ -46,6 +61,8 @@ pub struct SourceBook {
     turn: AtomicUsize,
     bars: Mutex<Vec<Bar>>,
     bar_count: AtomicU32,
+    dead: Mutex<Vec<Dead>>,
+    dead_count: AtomicU32,
 }
 
 impl SourceBook {
@@ -56,6 +73,8 @@ impl SourceBook {
             turn: AtomicUsize::new(0),
             bars: Mutex::new(Vec::new()),
             bar_count: AtomicU32::new(0),
+            dead: Mutex::new(Vec::new()),
+            dead_count: AtomicU32::new(0),
         }
     }
 
@@ -64,29 +83,94 @@ impl SourceBook {
         self.spec == *spec
     }
 
-    /// The next pair in turn that nothing is known against. O(pairs); no lock while nothing is barred.
+    /// The next pair in turn that nothing is known against. O(pairs); no lock while nothing is barred or dead.
     pub fn choose(&self, destinations: &[Destination], now_ms: u64) -> Option<Choice> {
         let sources = self.spec.addresses.len().max(1);
         let pairs = sources * destinations.len();
         let start = self.turn.fetch_add(1, Relaxed);
-        (0..pairs)
-            .map(|step| (start + step) % pairs)
-            .map(|pair| Choice {
+        let mut fallback = None;
+        for step in 0..pairs {
+            let pair = (start + step) % pairs;
+            let choice = Choice {
                 destination: pair % destinations.len(),
                 source: self.spec.addresses.get(pair / destinations.len()).copied(),
-            })
-            .find(|choice| {
-                destinations.get(choice.destination).is_some_and(|d| {
-                    fits(choice.source, d) && !self.is_barred(choice.source, d, now_ms)
-                })
-            })
+            };
+            let Some(to) = destinations.get(choice.destination) else {
+                continue;
+            };
+            if !fits(choice.source, to) || self.is_barred(choice.source, to, now_ms) {
+                continue;
+            }
+            if !self.is_dead(to, now_ms) {
+                return Some(choice);
+            }
+            fallback.get_or_insert(choice);
+        }
+        fallback
+    }
+
+    /// Whether this destination is to be left out. Where its time has come it is not, for one caller.
+    fn is_dead(&self, to: &Destination, now_ms: u64) -> bool {
+        if self.dead_count.load(Relaxed) == 0 {
+            return false;
+        }
+        let mut dead = lock(&self.dead);
+        let Some(one) = dead.iter_mut().find(|d| *d.destination == *to.text) else {
+            return false;
+        };
+        if now_ms < one.until_ms {
+            return true;
+        }
+        one.until_ms = now_ms + one.pause_ms;
+        false
+    }
+
+    /// A connect that began at `begun_ms` failed there, or its greeting did. True while another destination of the server
+    /// is not known to be dead.
+    pub fn failed(
+        &self,
+        destinations: &[Destination],
+        failed: usize,
+        begun_ms: u64,
+        now_ms: u64,
+    ) -> bool {
+        let (Some(to), true) = (destinations.get(failed), destinations.len() > 1) else {
+            return false;
+        };
+        let mut dead = lock(&self.dead);
+        let known = dead.iter_mut().find(|d| *d.destination == *to.text);
+        let pause_ms = known.as_ref().map_or(DEAD_MS.0, |one| one.pause_ms * 2);
+        let fresh = Dead {
+            destination: to.text.as_str().into(),
+            since_ms: now_ms,
+            pause_ms: pause_ms.min(DEAD_MS.1),
+            until_ms: now_ms + pause_ms.min(DEAD_MS.1),
+        };
+        match known {
+            // Begun before it was known: nothing new.
+            Some(one) if begun_ms < one.since_ms => {}
+            Some(one) => *one = fresh,
+            None => dead.push(fresh),
+        }
+        self.dead_count.store(dead.len() as u32, Relaxed);
+        let is_dead = |to: &Destination| dead.iter().any(|d| *d.destination == *to.text);
+        !destinations.iter().all(is_dead)
+    }
+
+    /// A greeting came from there.
+    pub fn reached(&self, to: &Destination) {
+        if self.dead_count.load(Relaxed) > 0 {
+            let mut dead = lock(&self.dead);
+            dead.retain(|d| *d.destination != *to.text);
+            self.dead_count.store(dead.len() as u32, Relaxed);
+        }
     }
 
     fn is_barred(&self, source: Option<IpAddr>, destination: &Destination, now_ms: u64) -> bool {
         if self.bar_count.load(Relaxed) == 0 {
             return false;
         }
-        self.lock().iter().any(|bar| {
+        lock(&self.bars).iter().any(|bar| {
             bar.source == source
                 && now_ms < bar.until_ms
                 && (bar.destination.is_empty() || bar.destination == destination.text)
@@ -122,7 +206,7 @@ impl SourceBook {
         } else {
             SUSPENDED_MS
         };
-        let mut bars = self.lock();
+        let mut bars = lock(&self.bars);
         if let Some(bar) = bars
             .iter_mut()
             .find(|bar| bar.source == source && bar.destination == destination)
@@ -146,7 +230,7 @@ impl SourceBook {
         if self.bar_count.load(Relaxed) == 0 {
             return Vec::new();
         }
-        let mut bars = self.lock();
+        let mut bars = lock(&self.bars);
         let lifted = |bar: &Bar| {
             bar.source == source
                 && (bar.destination.is_empty() || bar.destination == destination.text)
@@ -162,7 +246,7 @@ impl SourceBook {
         if self.bar_count.load(Relaxed) == 0 {
             return Vec::new();
         }
-        let bars = self.lock();
+        let bars = lock(&self.bars);
         bars.iter()
             .filter(|bar| now_ms >= bar.until_ms)
             .cloned()
@@ -171,21 +255,21 @@ impl SourceBook {
 
     /// What a server says to one of our addresses, if it refuses any.
     pub fn refusal(&self) -> Option<(u16, Box<str>)> {
-        self.lock().iter().find_map(|bar| bar.refusal.clone())
+        lock(&self.bars).iter().find_map(|bar| bar.refusal.clone())
     }
 
     /// Pairs that servers refuse now, for `show`.
     pub fn blocked(&self) -> Vec<Bar> {
-        self.lock()
+        lock(&self.bars)
             .iter()
             .filter(|bar| !bar.destination.is_empty())
             .cloned()
             .collect()
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Bar>> {
-        self.bars.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn fits(source: Option<IpAddr>, destination: &Destination) -> bool {

@@ -112,8 +112,8 @@ impl Engine {
         py.detach(|| self.0.close_sessions(&criteria))
     }
 
-    fn reopen_log(&self, py: Python<'_>) {
-        py.detach(|| self.0.reopen_log());
+    fn reopen_log(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.0.reopen_log()).map_err(refused)
     }
 }
 
