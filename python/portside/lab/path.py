@@ -51,7 +51,7 @@ def path(hosts: Hosts, plan: PathPlan) -> Iterator[str]:
         LabError: neither netem nor a TUN device can be had.
     """
     if plan.eats_resets or (plan.delay_us and not _netem_works(hosts.db, plan.delay_us)):
-        with _line(hosts, plan):
+        with line(hosts, plan):
             yield "TUN line"
         return
     veth(End(hosts.proxy, _NEAR, PROXY_ADDRESSES), End(hosts.db, _FAR, [DB_ADDRESS]))
@@ -63,7 +63,12 @@ def path(hosts: Hosts, plan: PathPlan) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _line(hosts: Hosts, plan: PathPlan) -> Iterator[None]:
+def line(hosts: Hosts, plan: PathPlan) -> Iterator[_core.Line]:
+    """Joins proxy (its side "a") and db by a line that can be told to drop packets.
+
+    Raises:
+        LabError: no TUN device can be had.
+    """
     with contextlib.ExitStack() as opened:
         near, far = _open_tun(hosts.proxy, _NEAR), _open_tun(hosts.db, _FAR)
         for device in (near, far):
@@ -72,9 +77,10 @@ def _line(hosts: Hosts, plan: PathPlan) -> Iterator[None]:
         bring_up(hosts.db, _FAR, [DB_ADDRESS], txqlen=_QUEUE)
         _default_route(hosts.db)
         drop = [{"from": "a", "flag": "rst"}] if plan.eats_resets else []
-        line = _core.Line(near, far, json.dumps({"delay_us": plan.delay_us, "drop": drop}))
-        yield
-        del line
+        # The name keeps it running also for a caller who does not keep what is yielded.
+        running = _core.Line(near, far, json.dumps({"delay_us": plan.delay_us, "drop": drop}))
+        yield running
+        del running
 
 
 def _default_route(host: Host) -> None:
