@@ -115,8 +115,8 @@ _LESS = (
     ' [source] ports = "auto" it does not depend on it'
 )
 _POOL = (
-    "nothing for Portside, which never calls bind(ip, 0) without IP_BIND_ADDRESS_NO_PORT; HAProxy's"
-    " source without a port range does"
+    "nothing for Portside, which never calls bind(ip, 0) without IP_BIND_ADDRESS_NO_PORT; it counts"
+    " for programs on this host that do"
 )
 _RING = (
     "[source] ports rests on this: watch TIME_WAIT and WASTED in portside show ports, keep"
@@ -167,8 +167,8 @@ FACTS = (
         "IP_LOCAL_PORT_RANGE 1025-65000: it only narrows the system's range",
         Outcome("1 x the range, then connect EADDRNOTAVAIL", "28,232, exact"),
         partial(fill, Way(Bind(ports=(1025, 65_000)))),
-        "without this option (Linux 6.3) connect() with a kernel-chosen port searches from half of"
-        ' the range on; set [source] ports = "auto"',
+        "if the kernel lacks this option (before Linux 6.3), connect() with a kernel-chosen port"
+        ' searches in vain from half of the range on: set [source] ports = "auto"',
         quick=True,
     ),
     Fact(
