@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from portside.errors import ExitCode
-from portside.lab.facts import capacity, catalog, cliff, closes, memory, report, reuse
+from portside.lab.facts import capacity, catalog, cliff, closes, memory, report, reuse, run
 from portside.lab.facts.fact import CannotMeasureError, Fact, Outcome, Result, Verdict, is_same
 from portside.lab.facts.stage import Bind, RefusedError
 from portside.lab.report import About
@@ -234,6 +236,43 @@ def test_facts_refuses_what_it_would_ignore(arguments, capsys):
 
     assert run_command(["lab", "--facts", *arguments]) == ExitCode.USAGE
     assert "--facts goes with --quick and --json only." in capsys.readouterr().err
+
+
+@contextlib.contextmanager
+def nowhere(delay, always):
+    """A stage without namespaces: what a fact raises or returns is all that counts."""
+    proxy = SimpleNamespace(inside=lambda act: act())
+    yield SimpleNamespace(hosts=SimpleNamespace(proxy=proxy))
+
+
+@pytest.mark.parametrize(
+    ("raised", "why"),
+    [
+        (CannotMeasureError("no such setting"), "no such setting"),
+        (refused("bind", 98), "its first connection failed: bind EADDRINUSE"),
+        (OSError(24, "Too many open files"), "the system refused: Too many open files"),
+        (TimeoutError("timed out"), "the system refused: timed out"),
+    ],
+)
+def test_whatever_stops_an_experiment_is_a_reason(monkeypatch, raised, why):
+    def fail(_):
+        raise raised
+
+    monkeypatch.setattr(run, "stage", nowhere)
+    fact = replace(a_fact("2/x"), measure=fail)
+    assert run.measure(fact, {}) == Result(fact, None, why)
+
+
+def test_what_differs_is_measured_again_before_it_is_said(monkeypatch):
+    monkeypatch.setattr(run, "stage", nowhere)
+    for outcomes, verdict in (
+        (["climbs", "flat"], Verdict.SAME),
+        (["climbs", "climbs", "climbs"], Verdict.DIFFERS),
+    ):
+        left = [Outcome(value) for value in outcomes]
+        fact = replace(a_fact("3/x"), measure=lambda _, left=left: left.pop(0))
+        assert run.measure(fact, {}).verdict is verdict
+        assert left == []
 
 
 def test_a_result_without_an_outcome_is_not_measured():
