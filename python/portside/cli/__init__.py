@@ -183,13 +183,18 @@ def _demo(seconds: int, keep: bool) -> int:
 
 @cli.command("lab")
 @click.argument("strategies", nargs=-1, metavar="[STRATEGY]...")
-@click.option("--quick", is_flag=True, help="Narrow port ranges; ends within 60 s.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Narrow port ranges; ends within 60 s. With --facts: some of them.",
+)
 @click.option("--server", type=click.Choice(["sink", "mariadb"]), default="sink", show_default=True)
 @click.option("--delay", default=None, help='Proxy to database, each way, as "250us"; or "none".')
 @click.option("--connections", type=click.IntRange(1), help="At most so many per strategy.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page.")
 @click.option("--svg", type=click.Path(path_type=Path), help="Write the picture.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every figure.")
+@click.option("--facts", is_flag=True, help="Check on this kernel what Portside rests on.")
 @click.option("--list", "list_only", is_flag=True, help="List the strategies and exit.")
 @click.option("--clean", is_flag=True, help="Remove what a crashed lab left behind and exit.")
 def _lab(  # noqa: PLR0917 (click passes each by name)
@@ -201,6 +206,7 @@ def _lab(  # noqa: PLR0917 (click passes each by name)
     html: Path | None,
     svg: Path | None,
     json_file: Path | None,
+    facts: bool,
     list_only: bool,
     clean: bool,
 ) -> int:
@@ -211,6 +217,10 @@ def _lab(  # noqa: PLR0917 (click passes each by name)
         return command.list_strategies()
     if clean:
         return command.clean()
+    if facts:
+        if strategies or server != "sink" or delay or connections or html or svg:
+            raise click.UsageError("--facts goes with --quick and --json only.")
+        return command.facts(quick, json_file)
     delay_us = command.read_delay(delay)
     return command.main(
         command.Options(strategies, quick, server, delay_us, connections, html, svg, json_file)

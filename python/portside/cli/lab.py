@@ -28,6 +28,10 @@ from portside.demo.mariadb import find_program
 from portside.errors import ExitCode
 from portside.lab import hosts, page, picture, report
 from portside.lab.errors import LabError
+from portside.lab.facts import catalog
+from portside.lab.facts import report as facts_report
+from portside.lab.facts.fact import Fact
+from portside.lab.facts.run import run as run_facts
 from portside.lab.run import FOLDER_PREFIX, Progress, Result, measure
 from portside.lab.scale import FULL, QUICK, Scale, available_bytes, check_memory
 from portside.lab.strategies import STRATEGIES, Strategy, choose
@@ -38,6 +42,9 @@ _PLAIN_EVERY_S = 5.0
 _QUICK_BUDGET_S = 50.0
 _LEAST_S = 0.7
 _MOST_DELAY_US = 1_000_000
+# A pipe has no width of its own; 80 columns would fold the table.
+_PIPE_WIDTH = 170
+_ENDED = "Ended by Ctrl-C; namespaces and processes are gone."
 
 
 @dataclass(frozen=True)
@@ -76,9 +83,41 @@ def main(options: Options) -> int:
         with _ended_by_sigterm(), hosts.only_lab():
             results = _run_all(console, strategies, scale, options.server)
     except KeyboardInterrupt:
-        console.print("Ended by Ctrl-C; namespaces and processes are gone.")
+        console.print(_ENDED)
         return 130  # 128 + SIGINT, as a shell says it
     _conclude(console, results, scale, options)
+    return ExitCode.GOOD
+
+
+def facts(quick: bool, json_file: Path | None) -> int:
+    """Measures again on this kernel what Portside's rules rest on, and says what differs.
+
+    Raises:
+        LabError: namespaces cannot be had; one sentence, and nothing is left behind.
+    """
+    _check_writable(json_file)
+    _become_able()
+    console = Console()
+    chosen = catalog.choose(quick)
+    try:
+        with _ended_by_sigterm(), hosts.only_lab(), _facts_view(console, len(chosen)) as show:
+            results = run_facts(chosen, show)
+    except KeyboardInterrupt:
+        console.print(_ENDED)
+        return 130  # 128 + SIGINT, as a shell says it
+    command = shlex.join(["portside", "lab", "--facts", *(["--quick"] if quick else [])])
+    about = report.About(command, platform.release(), {"Portside": _core.version()}, "")
+    total = len(catalog.FACTS)
+    wide = console if console.is_terminal else Console(width=_PIPE_WIDTH)
+    wide.print(facts_report.table(results, about.kernel))
+    for sentence in facts_report.sentences(results):
+        console.print(sentence, highlight=False, soft_wrap=not console.is_terminal)
+    console.print(f"\n{about.footer}", highlight=False, soft_wrap=True, style="dim")
+    if json_file:
+        found = facts_report.as_json(results, about, total)
+        json_file.write_text(json.dumps(found, indent=1) + "\n")
+        console.print(f"written: {json_file}", highlight=False, soft_wrap=True)
+    console.print(facts_report.count_line(results, total), highlight=False, soft_wrap=True)
     return ExitCode.GOOD
 
 
@@ -158,10 +197,29 @@ def _view(console: Console, of: int) -> Iterator[Callable[[Progress, int], None]
     yield line
 
 
+@contextlib.contextmanager
+def _facts_view(console: Console, of: int) -> Iterator[Callable[[int, Fact], None]]:
+    """One line that changes on a terminal, a line per group elsewhere."""
+    if console.is_terminal:
+        with Live(console=console, transient=True, auto_refresh=False) as live:
+            yield lambda number, fact: live.update(
+                Text(facts_report.live_line(fact, number, of)), refresh=True
+            )
+        return
+    shown = ""
+
+    def line(number: int, fact: Fact) -> None:
+        nonlocal shown
+        if fact.group != shown:
+            shown = fact.group
+            print(f"[{number}/{of}] {catalog.GROUPS[shown]}", flush=True)
+
+    yield line
+
+
 def _conclude(console: Console, results: Sequence[Result], scale: Scale, options: Options) -> None:
     about = _about(options)
-    # A pipe has no width of its own; 80 columns would fold the table.
-    wide = console if console.is_terminal else Console(width=170)
+    wide = console if console.is_terminal else Console(width=_PIPE_WIDTH)
     wide.print(report.table(results, scale))
     for sentence in [*report.sentences(results, scale), "", *report.notes(results, scale)]:
         console.print(sentence, highlight=False, soft_wrap=not console.is_terminal)

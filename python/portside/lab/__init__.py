@@ -11,4 +11,5 @@ path         the path between proxy and database: a delay, and packets dropped
 run          one strategy under load, measured
 report       results -> table, sentences, JSON
 picture      results -> the SVG;  page: the HTML around it
+facts        something else with the same hosts and path: the measurements behind Portside's rules
 """
