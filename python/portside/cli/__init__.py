@@ -150,6 +150,36 @@ def _explain(code: str | None, as_json: bool) -> int:
     return command.main(code, as_json)
 
 
+@cli.command("trace")
+@click.option(
+    "--port",
+    "ports",
+    type=click.IntRange(1, 65535),
+    multiple=True,
+    default=(3306,),
+    show_default=True,
+    help="Where servers listen; may be given again.",
+)
+@click.option("--for", "duration", default="10s", show_default=True, help="How long to watch.")
+@click.option("-i", "--interface", default="", help="Only this interface.  [default: all]")
+@click.option(
+    "--read", metavar="FILE", default="", help="Read a pcap or pcapng file instead; - is stdin."
+)
+@click.option("--samples", type=click.IntRange(0, 50), default=4, show_default=True)
+@_json
+def _trace(  # noqa: PLR0917 (click passes each by name)
+    ports: tuple[int, ...], duration: str, interface: str, read: str, samples: int, as_json: bool
+) -> int:
+    """Who closes first, live, per pair of hosts: who keeps the TIME_WAIT, and what to change.
+
+    Needs root or CAP_NET_RAW, but for --read. Exit code 1: no close was seen.
+    """
+    from portside.cli import trace as command
+
+    seconds = command.read_seconds(duration)
+    return command.main(command.Options(ports, seconds, interface, read, samples, as_json))
+
+
 @cli.command("demo")
 @click.option("--seconds", default=20, show_default=True, type=click.IntRange(1, 3600))
 @click.option("--keep", is_flag=True, help="Leave everything running and say how to connect.")
