@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from portside.cli import run_command as portside
-from portside.cli.trace import read_seconds
+from portside.cli.duration import read_seconds
 from portside.errors import PortsideError
 from portside.trace import report as reports
 from portside.trace.report import Report
@@ -180,6 +180,11 @@ def test_a_file_without_closes_is_a_no(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_durations():
-    assert [read_seconds(text) for text in ("500ms", "1.5s", "2m", "1h")] == [0.5, 1.5, 120, 3600]
+    assert [read_seconds("--for", text) for text in ("500ms", "1.5s", "2m", "1h")] == [
+        0.5,
+        1.5,
+        120,
+        3600,
+    ]
     with pytest.raises(PortsideError):
-        read_seconds("-1s")
+        read_seconds("--for", "-1s")

@@ -175,9 +175,67 @@ def _trace(  # noqa: PLR0917 (click passes each by name)
     Needs root or CAP_NET_RAW, but for --read. Exit code 1: no close was seen.
     """
     from portside.cli import trace as command
+    from portside.cli.duration import read_seconds
 
-    seconds = command.read_seconds(duration)
+    seconds = read_seconds("--for", duration)
     return command.main(command.Options(ports, seconds, interface, read, samples, as_json))
+
+
+@cli.command("plan")
+@click.option("--rate", type=float, help="New connections a second, all destinations together.")
+@click.option("--hold", "hold_s", metavar="TIME", help="How long one is open.  [default: 10ms]")
+@click.option("--addresses", type=int, metavar="N", help="Source addresses.  [default: 1]")
+@click.option(
+    "--range", "ports", metavar="LO-HI", help="Ports of each, or how many.  [default: 32768-60999]"
+)
+@click.option("--destinations", type=int, metavar="N", help="ip:port of servers.  [default: 1]")
+@click.option("--time-wait", "time_wait_s", metavar="TIME", help="Its length.  [default: 60s]")
+@click.option(
+    "--close",
+    type=click.Choice(["fin", "eof", "eof-reset", "linger2", "reset-now"]),
+    help="Who closes first, as close.to_server.  [default: fin]",
+)
+@click.option(
+    "--chooser",
+    type=click.Choice(["connect", "bind", "own"]),
+    help="Who chooses: the kernel in connect() or bind(), or the program.  [default: connect]",
+)
+@click.option("--timestamps/--no-timestamps", default=None, help="TCP timestamps at both ends.")
+@click.option("--tw-reuse/--no-tw-reuse", default=None, help="net.ipv4.tcp_tw_reuse = 1.")
+@click.option("--pool", type=int, metavar="N", help="Sessions share N connections per destination.")
+@click.option("--writes", metavar="SHARE", help='Share of the sessions that write, as "60%".')
+@click.option("--web-servers", type=int, metavar="N", help="Hosts that the clients are on.")
+@click.option("--this-host", is_flag=True, help="Range, timestamps and tcp_tw_reuse of this host.")
+@click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The ports and closes of a configuration file.",
+)
+@click.option("--running", is_flag=True, help="Those of a running instance, and its rate.")
+@_at_an_instance
+@_json
+def _plan(
+    this_host: bool,
+    config: Path | None,
+    running: bool,
+    admin: str | None,
+    as_json: bool,
+    **given: Any,  # noqa: ANN401
+) -> int:
+    """How many source ports a load needs, the safe rate, the cliff, and what to change first.
+
+    Exit code 1: they are not enough. Options win over a file or an instance.
+    """
+    from portside.cli import plan as command
+
+    # $PORTSIDE_ADMIN alone does not mean that an instance is to be asked.
+    source = click.get_current_context().get_parameter_source("admin")
+    asked = running or source is click.core.ParameterSource.COMMANDLINE
+    if asked and config is not None:
+        raise click.UsageError("--config and --running exclude each other")
+    options = command.Options(given, config, asked, admin, this_host, as_json)
+    return command.main(options)
 
 
 @cli.command("demo")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import signal
 import sys
 import time
@@ -20,14 +19,12 @@ import click
 
 from portside import trace
 from portside.cli import table
-from portside.errors import ExitCode, PortsideError
+from portside.errors import ExitCode
 from portside.trace import report as reports
 from portside.trace.report import Report
 
 _MOST_ROWS = 20
 _PLAIN_EVERY_S = 5.0
-_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_MOST_S = 7 * 86_400
 
 
 @dataclass(frozen=True)
@@ -59,22 +56,6 @@ def main(options: Options) -> int:
         for part in parts(report, options.samples):
             table.write(part, sys.stdout)
     return ExitCode.GOOD if report.ended else ExitCode.NO
-
-
-def read_seconds(text: str) -> float:
-    """Seconds of ``--for``, such as "10s" or "5m".
-
-    Raises:
-        PortsideError: it is no such duration.
-    """
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h)", text)
-    seconds = float(found[1]) * _UNITS_S[found[2]] if found else 0.0
-    if not 0 < seconds <= _MOST_S:
-        raise PortsideError(
-            f"--for {text}: expected a duration with its unit (ms, s, m, h), up to 7 days, such as"
-            ' "10s".'
-        )
-    return seconds
 
 
 def parts(report: Report, samples: int) -> list[table.Part]:
