@@ -114,7 +114,7 @@ def test_every_close_is_counted_once(
     assert pair["client"] == ip and pair["server"].endswith(f":{port}")
     assert answer["dropped"] == 0 and answer["open"] == 0
     assert pair["closes"] == pair["with_quit"] == 300
-    assert pair["first"]["client FIN"]["count"] == pair["time_wait"]["client"] == 300
+    assert pair["first"]["client_fin"]["count"] == pair["time_wait"]["client"] == 300
     assert pair["ways"][0]["sample"][0]["what"].startswith("QUIT")
 
 
@@ -124,7 +124,7 @@ def test_the_client_that_waits_leaves_it_to_the_server(place: Namespace):
     port = int(sink.address.rpartition(":")[2])
     answer = traced(place, port, load=lambda: Load(sink.address, **plan).wait())
     [pair] = answer["pairs"]
-    assert pair["first"]["server FIN"]["count"] == pair["closes"] == 300
+    assert pair["first"]["server_fin"]["count"] == pair["closes"] == 300
     assert pair["time_wait"]["client"] == 0
 
 
@@ -173,5 +173,5 @@ def test_files_of_real_tools(place: Namespace, late: LateServer, writer: str, tm
         writing.communicate(timeout=15)
     answer = read()
     [pair] = answer["pairs"]
-    assert answer["notes"] == []
-    assert pair["first"]["client FIN"]["count"] == pair["closes"] == pair["with_quit"] == 50
+    assert answer["doubts"] == []
+    assert pair["first"]["client_fin"]["count"] == pair["closes"] == pair["with_quit"] == 50

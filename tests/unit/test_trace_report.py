@@ -132,7 +132,7 @@ def test_the_command_writes_json(capture: str, capsys: pytest.CaptureFixture[str
     answer = json.loads(capsys.readouterr().out)
     [pair] = answer["pairs"]
     assert answer["closes"] == pair["closes"] == pair["with_quit"] == 2
-    assert pair["first"]["client FIN"] == {"count": 1, "percent": 50.0}
+    assert pair["first"]["client_fin"] == {"count": 1, "percent": 50.0}
     assert pair["resets"] == {"client": 1, "server": 0}
     assert pair["time_wait"] == {"client": 1, "server": 0}
     way = next(way for way in pair["ways"] if way["close"] == "server FIN, then client RST")
@@ -158,6 +158,7 @@ def test_standard_input(
         (["--for", "0s"], 1, "portside: --for 0s: expected a duration"),
         (["--for", "9d"], 1, "portside: --for 9d: expected a duration"),
         (["--port", "0"], 2, "--port"),
+        (["--read", "-", "-i", "lo"], 2, "--read and --interface exclude each other"),
         (["--port", "1"] * 17 + ["--read", "-"], 1, "expected 1 to 16 of them"),
     ],
 )

@@ -36,11 +36,11 @@ CLOSES: dict[str, tuple[Callable[[Talk], Talk], First, str, str]] = {
     ),
     "A2 FINs cross": (
         lambda t: t.quit().c(FIN | ACK).s(FIN | ACK, late=True).c().s(),
-        First.BOTH, "", "both",
+        First.SIMULTANEOUS, "", "both",
     ),
     "A2 seen from the other end": (
         lambda t: t.quit().s(FIN | ACK).c(FIN | ACK, late=True).s().c(),
-        First.BOTH, "", "both",
+        First.SIMULTANEOUS, "", "both",
     ),
     "S8a QUIT and RST": (lambda t: t.quit().c(RST | ACK), First.CLIENT_RST, "", "nobody"),
     "S9a wait for the server": (
@@ -212,9 +212,17 @@ def test_steps_are_bounded():
 
 
 def test_half_closed_is_said():
-    report = seen(Talk().open().quit().c(FIN | ACK))
-    assert report.half_closed == 1 and report.ended == 0
-    assert "leaves CLOSE_WAIT" in " ".join(reports.doubts(report))
+    half = Talk(client_port=1).open().quit().c(FIN | ACK)
+    assert seen(half).half_closed == 0  # the answer is on its way
+    report = seen(half, Talk(client_port=2, now=103.0).open())
+    assert report.half_closed == 1 and report.open == 2 and report.ended == 0
+    assert "1 of 2 open connections are closed by one side" in " ".join(reports.remarks(report))
+
+
+def test_a_client_with_a_servers_port_number():
+    talk = Talk(client_port=3307).open().quit().c(FIN | ACK).s(FIN | ACK).c()
+    [pair] = seen(talk, ports=(3306, 3307)).pairs
+    assert pair.client == "10.0.1.7" and pair.closes == {Close(First.CLIENT_FIN): 1}
 
 
 def test_other_ports_are_not_looked_at():

@@ -177,6 +177,8 @@ def _trace(  # noqa: PLR0917 (click passes each by name)
     from portside.cli import trace as command
     from portside.cli.duration import read_seconds
 
+    if read and interface:
+        raise click.UsageError("--read and --interface exclude each other")
     seconds = read_seconds("--for", duration)
     return command.main(command.Options(ports, seconds, interface, read, samples, as_json))
 

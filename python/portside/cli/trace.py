@@ -69,7 +69,7 @@ def parts(report: Report, samples: int) -> list[table.Part]:
         for drawing in reports.drawings(report, samples):
             told += ["", *drawing]
         told.append("")
-    told += reports.sentences(report)
+    told += [*reports.sentences(report), *reports.remarks(report)]
     told += [f"! {text}" for text in reports.doubts(report)]
     return told
 

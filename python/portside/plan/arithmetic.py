@@ -106,12 +106,12 @@ def _load(s: Situation) -> list[Figure]:
         why = _share_assumption(s)
     keep = f"our FIN is first: {s.keep_s:g} s each" if s.keep_s else "our side keeps no TIME_WAIT"
     held = float(s.pool) if s.pool is not None else opened(s) * s.hold_s
-    formula = f"{s.pool:,}" if s.pool is not None else f"{plain(opened(s))}/s x {s.hold_s:g} s"
+    formula = f"{s.pool:,}" if s.pool is not None else f"{plain(opened(s))}/s x {s.hold_s:.4g} s"
     return [
         Figure("opened", "new connections, busiest destination", opened(s), "connections/s", what,
                why, "arithmetic"),
         Figure("held_open", "ports of open connections", held, "ports", formula,
-               f"a connection is open for {s.hold_s:g} s" if s.pool is None else why, _LITTLE),
+               f"a connection is open for {s.hold_s:.4g} s" if s.pool is None else why, _LITTLE),
         Figure("held_after", "ports kept after the close", opened(s) * s.keep_s, "ports",
                f"{plain(opened(s))}/s x {s.keep_s:g} s", f"{keep}{_reuse(s)}", _LITTLE),
         Figure("needed", "ports needed", needed(s), "ports",
@@ -163,9 +163,11 @@ def _addresses(s: Situation) -> Figure:
 
 
 def _rates(s: Situation) -> list[Figure]:
-    at = f"{s.tuples:,} / {busy_s(s):g} s"
-    busy = f"ports run out: a connection takes its own for {s.hold_s:g} s open"
+    at = f"{s.tuples:,} / {busy_s(s):.6g} s"
+    busy = f"ports run out: a connection takes its own for {s.hold_s:.4g} s open"
     busy += f" and {s.keep_s:g} s after" if s.keep_s else " and not after"
+    if wall(s) > NO_LIMIT:
+        busy += "; other limits come first"
     found = [
         Figure("wall", "the wall, per destination", wall(s), "connections/s", at,
                busy, _ARTICLE if s.keep_s else _LITTLE),

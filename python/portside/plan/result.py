@@ -103,8 +103,10 @@ def _verdict(plan: Plan) -> str:
     towards = f"towards {s.name}" if s.name else "towards one destination"
     if plan.verdict is Verdict.OPEN:
         return f"{rate_text(arithmetic.safe(s))} in all are safe; {_limits(s, towards)}."
-    need, load = arithmetic.needed(s), _load(s)
-    has = f"{load} need {need:,.0f} source ports {towards}, and there are {s.tuples:,}"
+    # A port that is needed half of the time is needed.
+    need, load = math.ceil(arithmetic.needed(s)), _load(s)
+    ports = "source port" if need == 1 else "source ports"
+    has = f"{load} need {need:,} {ports} {towards}, and there are {s.tuples:,}"
     if plan.verdict is Verdict.ENOUGH:
         return f"Yes: {has}."
     if plan.verdict is Verdict.TIGHT:

@@ -77,7 +77,7 @@ class LiveTrace:
         """What has come, after waiting for something at most ``wait_s``."""
         status, packets, first = _BLOCK.unpack_from(self._ring, self._at)
         if not status & _OURS:
-            self._poll.poll(wait_s * 1000)
+            self._wait(wait_s)
             status, packets, first = _BLOCK.unpack_from(self._ring, self._at)
         handled = 0
         while status & _OURS and handled < _BLOCKS:
@@ -86,6 +86,12 @@ class LiveTrace:
             self._at = (self._at + _BLOCK_BYTES) % (_BLOCK_BYTES * _BLOCKS)
             status, packets, first = _BLOCK.unpack_from(self._ring, self._at)
             handled += 1
+
+    def _wait(self, wait_s: float) -> None:
+        for _, event in self._poll.poll(wait_s * 1000):
+            if event & select.POLLERR:
+                # Our interface went down. Asking clears it; the capture goes on when it is back.
+                self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def count(self) -> None:
         """Brings ``seen`` and ``dropped`` up to date; the kernel's counters begin anew."""

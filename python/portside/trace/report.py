@@ -85,7 +85,7 @@ class Report:
         packets: TCP segments looked at.
         dropped: packets lost before we saw them.
         open: connections still open at the end.
-        half_closed: of these, closed by one side only.
+        half_closed: of these, closed by one side only, for more than a second.
         forgotten: given up for want of room; their ends are missing.
         pairs: the one with the most closes first.
         notes: what a reader must know besides, such as a file that was cut off.
@@ -119,7 +119,8 @@ class Report:
             "closes": self.ended,
             "pairs": [_pair_json(pair) for pair in self.pairs],
             "sentences": sentences(self),
-            "notes": list(self.notes),
+            "doubts": doubts(self),
+            "remarks": remarks(self),
         }
 
 
@@ -159,8 +160,8 @@ HEADS = (
 
 
 def rows(report: Report, most: int) -> list[tuple[str, ...]]:
-    """The table, in the order of ``HEADS``; "" where nothing was seen."""
-    return [_row(pair) for pair in report.pairs[:most]]
+    """The table, in the order of ``HEADS``; "" where nothing was seen, no row without a close."""
+    return [_row(pair) for pair in report.pairs[:most] if pair.ended]
 
 
 def _row(pair: PairReport) -> tuple[str, ...]:
@@ -354,10 +355,16 @@ def doubts(report: Report) -> list[str]:
             f"{unclear:,} connections ended within the first second and their first FIN may have"
             " been missed; they are left out."
         )
+    return said
+
+
+def remarks(report: Report) -> list[str]:
+    """What was seen besides closes."""
+    said = []
     if report.half_closed:
         said.append(
             f"{report.half_closed:,} of {report.open:,} open connections are closed by one side"
-            " only; an application that does not close leaves CLOSE_WAIT."
+            " only, for more than a second: an application that does not close leaves CLOSE_WAIT."
         )
     refused = sum(pair.refused for pair in report.pairs)
     probes = sum(pair.probes for pair in report.pairs)
@@ -399,7 +406,7 @@ def _pair_json(pair: PairReport) -> dict[str, Any]:
         "connections": pair.connections,
         "closes": pair.ended,
         "first": {
-            what.value: {
+            what.name.lower(): {
                 "count": pair.first(what),
                 "percent": round(100 * pair.first(what) / pair.ended, 2) if pair.ended else 0.0,
             }

@@ -27,6 +27,8 @@ MOST_STEPS = 12
 _PAIRS_WITH_SAMPLES = 256
 # A FIN of a connection never seen before may be the second one this soon after the start.
 _UNCLEAR_S = 1.0
+# So long after one FIN the other side's application is late, not the network.
+_HALF_CLOSED_S = 1.0
 # Two equal segments this close are one, seen at two places.
 _SAME_S = 0.001
 
@@ -36,7 +38,7 @@ class First(enum.Enum):
 
     CLIENT_FIN = "client FIN"
     SERVER_FIN = "server FIN"
-    BOTH = "simultaneous"
+    SIMULTANEOUS = "simultaneous"
     CLIENT_RST = "client RST"
     SERVER_RST = "server RST"
 
@@ -70,7 +72,7 @@ class Close(NamedTuple):
 _TIME_WAIT_AT = {
     First.CLIENT_FIN: "client",
     First.SERVER_FIN: "server",
-    First.BOTH: "both",
+    First.SIMULTANEOUS: "both",
     First.CLIENT_RST: "nobody",
     First.SERVER_RST: "nobody",
 }
@@ -172,17 +174,23 @@ class Tracker:
 
     @property
     def half_closed(self) -> int:
-        """Of these, those where one side has sent its FIN and the other has not."""
-        return sum(1 for one in self._open.values() if one.first_fin is not None)
+        """Of these, those with a FIN of one side only, for more than a second."""
+        now = self.ended or 0.0
+        return sum(
+            one.first_fin is not None and now - one.steps[-1].time > _HALF_CLOSED_S
+            for one in self._open.values()
+        )
 
     def add(self, segment: Segment) -> None:
         """Takes one segment. O(1)."""
         from_client = segment.target_port in self.ports
-        if from_client:
-            key = (segment.source, segment.source_port, segment.target, segment.target_port)
-        elif segment.source_port in self.ports:
-            key = (segment.target, segment.target_port, segment.source, segment.source_port)
-        else:
+        key = (segment.source, segment.source_port, segment.target, segment.target_port)
+        if segment.source_port in self.ports:
+            reply = (segment.target, segment.target_port, segment.source, segment.source_port)
+            # A client may have a server's port number: then whoever sent the SYN is the client.
+            if not from_client or reply in self._open or reply in self._done:
+                from_client, key = False, reply
+        elif not from_client:
             return
         self._look_at_the_time(segment.time)
         connection = self._open.get(key)
@@ -256,7 +264,7 @@ class Tracker:
                 connection.first_fin = First.CLIENT_FIN if from_client else First.SERVER_FIN
             else:
                 if not acknowledges_fin:
-                    connection.first_fin = First.BOTH
+                    connection.first_fin = First.SIMULTANEOUS
                 self._count(key, connection, Close(connection.first_fin))
         if flags & RST:
             self._reset(key, connection, segment, from_client)
