@@ -12,6 +12,8 @@ from portside.cli import run_command as portside
 from portside.cli.duration import read_seconds
 from portside.errors import PortsideError
 from portside.trace import report as reports
+from portside.trace import words
+from portside.trace.drawing import drawings
 from portside.trace.report import Report
 from portside.trace.segment import from_ip
 from portside.trace.tracker import Tracker
@@ -38,7 +40,7 @@ def told(*talks: Talk, seconds: float = 10.0, dropped: int = 0) -> Report:
 
 
 def said(*talks: Talk) -> str:
-    return "\n".join(reports.sentences(told(*talks)))
+    return "\n".join(words.sentences(told(*talks)))
 
 
 def test_the_client_keeps_it():
@@ -85,7 +87,7 @@ def test_nothing_seen():
 
 
 def test_dropped_packets_are_said():
-    [text] = reports.doubts(told(stock(), dropped=7))
+    [text] = words.doubts(told(stock(), dropped=7))
     assert text.startswith("7 packets (50.0%) were dropped because they came faster")
 
 
@@ -100,16 +102,16 @@ def test_dropped_packets_are_said():
     ],
 )
 def test_a_share_is_never_rounded_to_none_or_all(count: int, total: int, wanted: str):
-    assert reports._percent(count, total) == wanted
+    assert words.percent(count, total) == wanted
 
 
 def test_drawings_show_each_shape_once():
-    drawn = reports.drawings(told(*(stock(n) for n in range(5)), *(ours(n) for n in range(3))))
+    drawn = drawings(told(*(stock(n) for n in range(5)), *(ours(n) for n in range(3))))
     assert [lines[0].partition(": ")[2] for lines in drawn] == [
         "client FIN (5 of 8 closes)",
         "server FIN, then client RST (3 of 8 closes)",
     ]
-    assert reports.drawings(told(stock(), ours()), most=1)[1:] == []
+    assert drawings(told(stock(), ours()), most=1)[1:] == []
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from portside.trace.segment import Link, Segment, from_ip, from_link
 
@@ -90,12 +90,14 @@ def test_a_quit_that_was_not_captured_is_none():
     assert found is not None and not found.has_quit
 
 
+@settings(deadline=None)
 @given(st.sampled_from([*Link, 147]), st.binary(max_size=200))
 def test_any_bytes(link: int, data: bytes):
     found = from_link(link, data, 0.0)
     assert found is None or 0 <= found.size < 1 << 17
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(SIX)), st.binary(max_size=20), st.booleans())
 def test_any_damage(at: int, damage: bytes, is_six: bool):
     packet = SIX if is_six else FOUR

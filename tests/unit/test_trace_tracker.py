@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 from portside.trace import report as reports
+from portside.trace import words
+from portside.trace.drawing import drawings
 from portside.trace.report import Report
 from portside.trace.segment import from_ip
 from portside.trace.tracker import MOST_STEPS, Close, First, Tracker
@@ -101,7 +103,7 @@ def test_ipv6_and_counts_per_pair():
 def test_the_arrows_of_the_article():
     talk = Talk().open().c(ACK | PSH, b"login").s(ACK | PSH, b"ok").quit().c(FIN | ACK)
     talk.s(FIN | ACK).c()
-    [lines] = reports.drawings(seen(talk))
+    [lines] = drawings(seen(talk))
     assert lines == [
         "10.0.1.7 port 50000 and 10.0.0.11:3306: client FIN (1 of 1 closes)",
         "                client ==>  QUIT   ==> server",
@@ -179,14 +181,14 @@ def test_begun_before_the_trace():
     [pair] = report.pairs
     assert pair.unclear == 1
     assert pair.closes == {Close(First.CLIENT_FIN): 1, Close(First.SERVER_FIN, "client"): 1}
-    assert any("may have been missed" in text for text in reports.doubts(report))
+    assert any("may have been missed" in text for text in words.doubts(report))
 
 
 def test_connections_are_bounded_and_the_forgotten_counted():
     talks = [Talk(client_port=1000 + n, now=100.0 + n).open() for n in range(30)]
     report = seen(*talks, most_open=10)
     assert report.open == 10 and report.forgotten == 20
-    assert "20 open connections were forgotten" in " ".join(reports.doubts(report))
+    assert "20 open connections were forgotten" in " ".join(words.doubts(report))
 
 
 def test_pairs_are_bounded():
@@ -216,7 +218,7 @@ def test_half_closed_is_said():
     assert seen(half).half_closed == 0  # the answer is on its way
     report = seen(half, Talk(client_port=2, now=103.0).open())
     assert report.half_closed == 1 and report.open == 2 and report.ended == 0
-    assert "1 of 2 open connections are closed by one side" in " ".join(reports.remarks(report))
+    assert "1 of 2 open connections are closed by one side" in " ".join(words.remarks(report))
 
 
 def test_a_client_with_a_servers_port_number():

@@ -21,6 +21,8 @@ from portside import trace
 from portside.cli import table
 from portside.errors import ExitCode
 from portside.trace import report as reports
+from portside.trace import words
+from portside.trace.drawing import drawings
 from portside.trace.report import Report
 
 _MOST_ROWS = 20
@@ -66,11 +68,11 @@ def parts(report: Report, samples: int) -> list[table.Part]:
         hidden = sum(1 for pair in report.pairs if pair.ended) - _MOST_ROWS
         if hidden > 0:
             told.append(f"and {hidden:,} more pairs: --json has them all")
-        for drawing in reports.drawings(report, samples):
-            told += ["", *drawing]
+        for lines in drawings(report, samples):
+            told += ["", *lines]
         told.append("")
-    told += [*reports.sentences(report), *reports.remarks(report)]
-    told += [f"! {text}" for text in reports.doubts(report)]
+    told += [*words.sentences(report), *words.remarks(report)]
+    told += [f"! {text}" for text in words.doubts(report)]
     return told
 
 

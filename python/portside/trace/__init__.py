@@ -10,7 +10,8 @@ Runs without the data plane and without a third-party package, on Python 3.9 as 
 
 segment       bytes of a packet -> TCP segment (pure);  filter   the kernel's filter (pure)
 capture_file  pcap and pcapng;                          live     the packet socket
-tracker       segments -> closes per pair (pure);       report   closes -> table, sentences (pure)
+tracker       segments -> closes per pair (pure);       report   closes -> table and JSON (pure)
+words         report -> sentences (pure);               drawing  report -> arrows (pure)
 watching      the loops that put them together
 """
 
