@@ -279,6 +279,7 @@ def rows(**servers: tuple[int, int]) -> dict[str, dict[str, int]]:
     return {name: {"sessions_total": t, "sessions": n} for name, (t, n) in servers.items()}
 
 
+AFTER = rows(db1=(400, 6), db2=(107, 0), db3=(0, 0))
 BEFORE = rows(db1=(100, 2), db2=(7, 0), db3=(0, 0))
 
 
@@ -291,15 +292,16 @@ class TestInstance:
     )
 
     def test_rate_and_hold_as_seen(self) -> None:
-        after = rows(db1=(400, 4), db2=(107, 0), db3=(0, 0))
-        one, two, three = measured(self.FOUND, BEFORE, after, 2.0)
+        looks = [BEFORE, rows(db1=(250, 1), db2=(9, 0), db3=(0, 0)), AFTER]
+        one, two, three = measured(self.FOUND, looks, 2.0)
         assert one.rate == two.rate == 200 and one.busiest_share == 0.75
-        assert one.hold_s == pytest.approx(3 / 150)
+        assert one.hold_s == pytest.approx((2 + 1 + 6) / 3 / 150)
+        assert two.hold_s == pytest.approx(1 / 3 / 50)  # never seen open: no more than that
         assert two.busiest_share == three.busiest_share == 0.125
-        assert measured(self.FOUND, BEFORE, after, 2.0, keep_hold=True)[0].hold_s == 0.01
+        assert measured(self.FOUND, looks, 2.0, keep_hold=True)[0].hold_s == 0.01
 
     def test_an_idle_instance_has_no_rate(self) -> None:
-        assert measured(self.FOUND, BEFORE, BEFORE, 2.0) == self.FOUND
+        assert measured(self.FOUND, [BEFORE, BEFORE], 2.0) == self.FOUND
 
     def test_secrets_of_an_instance_are_not_read(self) -> None:
         config = _config(

@@ -18,7 +18,7 @@ from portside.trace.report import Report
 from portside.trace.segment import from_ip
 from portside.trace.tracker import Tracker
 
-from tests.support.packets import ACK, FIN, RST, Talk, ethernet, pcap
+from tests.support.packets import ACK, FIN, RST, SYN, Talk, ethernet, pcap
 
 
 def stock(n: int = 0) -> Talk:
@@ -191,3 +191,13 @@ def test_durations():
     ]
     with pytest.raises(PortsideError):
         read_seconds("--for", "-1s")
+
+
+def test_the_table_has_a_row_for_each_way_of_each_pair():
+    ways = [stock(), stock(1), ours()]
+    other = Talk(client="10.0.1.8").open().c(ACK, b"query").c(FIN | ACK).s(FIN | ACK)
+    probe = Talk(client="10.0.1.9").c(SYN, ack=False).s(SYN | ACK).c(RST)
+    first, second, third = reports.rows(told(*ways, other, probe))
+    assert first == ("10.0.1.7", "10.0.0.11:3306", "2", "66.7%", "100%", "client", "client FIN")
+    assert second[2:] == ("1", "33.3%", "100%", "nobody", "server FIN, then client RST")
+    assert third == ("10.0.1.8", "10.0.0.11:3306", "1", "100%", "0%", "client", "client FIN")

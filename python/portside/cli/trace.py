@@ -65,9 +65,9 @@ def parts(report: Report, samples: int) -> list[table.Part]:
     told: list[table.Part] = []
     if report.ended:
         told += [_headline(report), "", _table(report)]
-        hidden = sum(1 for pair in report.pairs if pair.ended) - _MOST_ROWS
+        hidden = len(reports.rows(report)) - _MOST_ROWS
         if hidden > 0:
-            told.append(f"and {hidden:,} more pairs: --json has them all")
+            told.append(f"and {hidden:,} more rows: --json has them all")
         for lines in drawings(report, samples):
             told += ["", *lines]
         told.append("")
@@ -85,8 +85,8 @@ def _headline(report: Report) -> str:
 
 
 def _table(report: Report) -> table.Table:
-    lines = tuple(reports.rows(report, _MOST_ROWS))
-    return table.Table(reports.HEADS, lines, right=frozenset({2, 3, 4, 5, 6, 7, 9}))
+    lines = tuple(reports.rows(report)[:_MOST_ROWS])
+    return table.Table(reports.HEADS, lines, right=frozenset({2, 3, 4}))
 
 
 @contextlib.contextmanager

@@ -7,15 +7,15 @@ rate (Little's law). Decides nothing else; needs the installed package.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from portside.plan.configured import need_package, situations
 from portside.plan.situation import Situation
 
-_WATCH_S = 2.0
-_LEAST_HOLD_S = 0.0001
+_LOOKS = 20
+_BETWEEN_S = 0.1
 
 
 def read(
@@ -31,7 +31,7 @@ def read(
         address: as ``-a/--admin``; None: the default.
         base: what an instance does not say; with a rate, nothing is measured.
         keep_hold: the base's hold was given and is not to be measured.
-        sleep: waits between the two looks.
+        sleep: waits between two looks.
 
     Raises:
         NoInstance: nothing answers there.
@@ -48,11 +48,12 @@ def read(
     }
     found = situations(config, base)
     if base.rate is None:
-        before = {row["name"]: row for row in client.get("/v1/servers")}
         began = time.monotonic()
-        sleep(_WATCH_S)
-        after = {row["name"]: row for row in client.get("/v1/servers")}
-        found = measured(found, before, after, time.monotonic() - began, keep_hold)
+        looks = [{row["name"]: row for row in client.get("/v1/servers")}]
+        while len(looks) <= _LOOKS:
+            sleep(_BETWEEN_S)
+            looks.append({row["name"]: row for row in client.get("/v1/servers")})
+        found = measured(found, looks, time.monotonic() - began, keep_hold)
     return tuple(
         replace(one, timestamps=one.timestamps and server_of(one) not in no_timestamps)
         for one in found
@@ -66,12 +67,19 @@ def server_of(situation: Situation) -> str:
 
 def measured(
     found: tuple[Situation, ...],
-    before: dict[str, Any],
-    after: dict[str, Any],
+    looks: Sequence[Mapping[str, Any]],
     seconds: float,
     keep_hold: bool = False,
 ) -> tuple[Situation, ...]:
-    """The situations with the rates that were seen; unchanged when there was no session. Pure."""
+    """The situations with what was seen; unchanged when there was no session. Pure.
+
+    Args:
+        found: one for each destination.
+        looks: the servers by name, as the API has them, at even intervals; two at least.
+        seconds: from the first look to the last.
+        keep_hold: leave the hold as it is.
+    """
+    before, after = looks[0], looks[-1]
     opened = {
         name: max(0, row["sessions_total"] - before[name]["sessions_total"])
         for name, row in after.items()
@@ -88,13 +96,15 @@ def measured(
         name = server_of(one)
         rate = opened.get(name, 0) / seconds
         if rate:
-            hold = (before[name]["sessions"] + after[name]["sessions"]) / 2 / rate
+            seen = [look[name]["sessions"] for look in looks if name in look]
+            # Less than one session in all looks cannot be told from none: no less is assumed.
+            hold = max(sum(seen), 1) / len(seen) / rate
             result.append(
                 replace(
                     one,
                     rate=total,
                     share=rate / total / destinations[name],
-                    hold_s=one.hold_s if keep_hold else max(_LEAST_HOLD_S, hold),
+                    hold_s=one.hold_s if keep_hold else hold,
                 )
             )
     return tuple(result) or found

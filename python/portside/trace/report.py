@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +21,7 @@ class PairReport:
         server: "ip:port", "[ip6]:port", or "others".
         connections: begun or met while the trace ran.
         closes: how they ended, with the count of each; sums up to ``ended``.
-        with_quit: of the ended ones, those whose client said QUIT; TLS hides it.
+        quits: of these, those whose client said QUIT; TLS hides it.
         refused: RST in answer to the SYN.
         probes: RST of a client that had sent nothing: health checks.
         unclear: ended as the trace began; left out of ``closes``.
@@ -33,7 +32,7 @@ class PairReport:
     server: str
     connections: int
     closes: dict[Close, int]
-    with_quit: int
+    quits: dict[Close, int]
     refused: int
     probes: int
     unclear: int
@@ -43,6 +42,16 @@ class PairReport:
     def ended(self) -> int:
         """Connections whose end was seen."""
         return sum(self.closes.values())
+
+    @property
+    def ways(self) -> list[tuple[Close, int]]:
+        """Closes with their counts, the most frequent first."""
+        return sorted(self.closes.items(), key=lambda way: (-way[1], way[0].text))
+
+    @property
+    def with_quit(self) -> int:
+        """Closes whose client said QUIT before."""
+        return sum(self.quits.values())
 
     def first(self, what: First) -> int:
         """Closes that began so."""
@@ -133,44 +142,24 @@ def make(
     )
 
 
-HEADS = (
-    "CLIENT",
-    "SERVER",
-    "CLOSES",
-    "CLIENT FIN",
-    "SERVER FIN",
-    "BOTH AT ONCE",
-    "CLIENT RST",
-    "SERVER RST",
-    "THEN RST BY",
-    "QUIT",
-    "TIME_WAIT CLIENT / SERVER",
-)
+HEADS = ("CLIENT", "SERVER", "CLOSES", "SHARE", "QUIT", "TIME_WAIT", "FIRST, THEN")
 
 
-def rows(report: Report, most: int) -> list[tuple[str, ...]]:
-    """The table, in the order of ``HEADS``; "" where nothing was seen, no row without a close."""
-    return [_row(pair) for pair in report.pairs[:most] if pair.ended]
-
-
-def _row(pair: PairReport) -> tuple[str, ...]:
-    then = Counter[str]()
-    for close, count in pair.closes.items():
-        then[close.reset_by] += count
-    then.pop("", None)
-    return (
-        pair.client,
-        pair.server,
-        f"{pair.ended:,}",
-        *(_share(pair.first(what), pair.ended) for what in First),
-        ", ".join(f"{by} {percent(count, pair.ended)}" for by, count in then.most_common()),
-        percent(pair.with_quit, pair.ended) if pair.ended else "",
-        f"{pair.time_waits('client'):,} / {pair.time_waits('server'):,}",
-    )
-
-
-def _share(count: int, total: int) -> str:
-    return f"{count:,} ({percent(count, total)})" if count else ""
+def rows(report: Report) -> list[tuple[str, ...]]:
+    """The table, in the order of ``HEADS``: a row for each way of closing of each pair."""
+    return [
+        (
+            pair.client,
+            pair.server,
+            f"{count:,}",
+            percent(count, pair.ended),
+            percent(pair.quits.get(close, 0), count),
+            close.time_wait_at,
+            close.text,
+        )
+        for pair in report.pairs
+        for close, count in pair.ways
+    ]
 
 
 def _pair(pair: Pair, counts: Counts) -> PairReport:
@@ -179,7 +168,7 @@ def _pair(pair: Pair, counts: Counts) -> PairReport:
         server=_with_port(pair.server, pair.port),
         connections=counts.connections,
         closes={close: count for close, count in counts.closes.items() if count},
-        with_quit=counts.with_quit,
+        quits=dict(counts.quits),
         refused=counts.refused,
         probes=counts.probes,
         unclear=counts.unclear,
@@ -220,10 +209,11 @@ def _pair_json(pair: PairReport) -> dict[str, Any]:
             {
                 "close": close.text,
                 "count": count,
+                "with_quit": pair.quits.get(close, 0),
                 "time_wait_at": close.time_wait_at,
                 "sample": _sample_json(pair.samples.get(close)),
             }
-            for close, count in sorted(pair.closes.items(), key=lambda item: -item[1])
+            for close, count in pair.ways
         ],
     }
 

@@ -108,6 +108,7 @@ class Connection:
         "is_unclear",
         "pair",
         "quit_end",
+        "said_quit",
         "start",
         "steps",
     )
@@ -124,6 +125,7 @@ class Connection:
         """The sequence number behind the FIN of (server, client)."""
         self.first_fin: First | None = None
         self.close: Close | None = None
+        self.said_quit = False
         self.is_unclear = False
         self.interfaces: list[int | None] = [None, None]
         self.steps: list[Step] = []
@@ -140,7 +142,7 @@ class Counts:
 
     connections: int = 0
     closes: Counter[Close] = field(default_factory=Counter)
-    with_quit: int = 0
+    quits: Counter[Close] = field(default_factory=Counter)
     """Of the closes, those with a QUIT before them."""
     refused: int = 0
     """A RST in answer to the SYN: nobody listens."""
@@ -304,12 +306,14 @@ class Tracker:
             counts.unclear += before is None
         else:
             if before is None:
-                counts.with_quit += connection.has_quit
+                connection.said_quit = connection.has_quit
             else:
                 counts.closes[before] -= 1
+                counts.quits[before] -= connection.said_quit
                 if counts.samples.get(before) is connection:
                     del counts.samples[before]
             counts.closes[close] += 1
+            counts.quits[close] += connection.said_quit
             if len(self.pairs) <= _PAIRS_WITH_SAMPLES:
                 _keep_sample(counts, connection, close)
         if before is None:
