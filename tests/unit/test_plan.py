@@ -216,6 +216,34 @@ def test_what_cannot_be(values: dict[str, float], wanted: str) -> None:
     assert str(caught.value).startswith(wanted)
 
 
+@pytest.mark.parametrize(
+    ("situation", "wanted"),
+    [
+        (Situation(pool=30_000),
+         "No: 30,000 shared connections need 30,500 source ports towards one destination, and"
+         " there are 28,232; 11,292 are safe."),
+        (Situation(rate=9e6, close=ToServer.EOF),
+         "No: 9,000,000 connections/s need 90,000 source ports towards one destination, and there"
+         " are 28,232; over 100,000/s in all are safe."),
+        (Situation(rate=300),
+         "No: 300 connections/s need 18,003 source ports towards one destination, and there are"
+         " 28,232. More than half of them are in use, and there the kernel takes milliseconds of"
+         " CPU for each connect(); 188/s in all are safe."),
+        (Situation(rate=200),
+         "Just: 200 connections/s need 12,002 source ports towards one destination, and there are"
+         " 28,232; ports run out at 470/s towards one destination, and connect() turns slow at"
+         " 235/s, and a burst reaches that."),
+        (Situation(pool=17_000, ports=18_000, chooser=Chooser.OWN),
+         "Just: 17,000 shared connections need 17,005 source ports towards one destination, and"
+         " there are 18,000; ports run out at 18,000 open connections, and a burst reaches that."),
+        (Situation(close=ToServer.EOF),
+         "over 100,000/s in all are safe; source ports are not what limits the rate."),
+    ],
+)  # fmt: skip
+def test_headlines(situation: Situation, wanted: str) -> None:
+    assert work_out(situation).headline.partition(" Change first: ")[0] == wanted
+
+
 def test_a_figure_that_is_not_there() -> None:
     with pytest.raises(KeyError, match="needed"):
         work_out(Situation()).figure("needed")

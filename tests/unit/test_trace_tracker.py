@@ -128,6 +128,14 @@ def test_quit_is_the_last_bytes_or_none():
     assert seen(pipelined).pairs[0].with_quit == 1
 
 
+def test_a_query_that_is_sent_again_behind_the_quit_changes_nothing():
+    talk = Talk().open().c(ACK | PSH, b"query")
+    again = talk.packets[-1][1]
+    talk.quit().packets.append((talk.now, again))
+    talk.wait(0.001).c(FIN | ACK).s(FIN | ACK).c()
+    assert seen(talk).pairs[0].with_quit == 1
+
+
 def test_a_quit_of_the_server_is_none():
     talk = Talk().open().s(ACK | PSH, QUIT).c(FIN | ACK).s(FIN | ACK)
     assert seen(talk).pairs[0].with_quit == 0

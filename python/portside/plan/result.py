@@ -10,7 +10,7 @@ from typing import Any
 from portside.plan import arithmetic
 from portside.plan.changes import Change, changes
 from portside.plan.figure import Figure
-from portside.plan.situation import HALF, Situation
+from portside.plan.situation import HALF, HEADROOM, Situation
 
 
 class Verdict(enum.Enum):
@@ -116,7 +116,10 @@ def _verdict(plan: Plan) -> str:
             f"No: {has}. More than half of them are in use, and there the kernel takes"
             f" milliseconds of CPU for each connect(); {_safe(s)}."
         )
-    return f"No: {has}. They run out at {_limits(s, '')}; {_safe(s)}."
+    wall = arithmetic.wall(s)
+    if s.pool is not None or wall > arithmetic.NO_LIMIT:
+        return f"No: {has}; {_safe(s)}."
+    return f"No: {has}. They run out at {int(wall):,}/s{_slow(s, ', ')}; {_safe(s)}."
 
 
 def _load(s: Situation) -> str:
@@ -128,20 +131,24 @@ def _load(s: Situation) -> str:
 
 def _limits(s: Situation, towards: str) -> str:
     if s.pool is not None:
-        return f"connect() turns slow at {int(s.tuples * s.usable):,} open connections"
+        what = "connect() turns slow" if s.usable < 1 else "ports run out"
+        return f"{what} at {int(s.tuples * s.usable):,} open connections"
     wall = arithmetic.wall(s)
     if wall > arithmetic.NO_LIMIT:
         return "source ports are not what limits the rate"
-    at = f"{int(wall):,}/s {towards}".rstrip()
-    if not towards:
-        return at + (f", connect() turns slow at {int(wall * HALF):,}/s" if s.usable < 1 else "")
-    slow = f", and connect() turns slow at {int(wall * HALF):,}/s" if s.usable < 1 else ""
-    return f"ports run out at {at}{slow}"
+    return f"ports run out at {int(wall):,}/s {towards}{_slow(s, ', and ')}"
+
+
+def _slow(s: Situation, joint: str) -> str:
+    """Where connect() turns slow; "" where ports are the program's own."""
+    if s.usable == 1:
+        return ""
+    return f"{joint}connect() turns slow at {int(arithmetic.wall(s) * s.usable):,}/s"
 
 
 def _safe(s: Situation) -> str:
     if s.pool is not None:
-        return f"{int(s.tuples * s.usable * 0.8):,} are safe"
+        return f"{int(s.tuples * s.usable * HEADROOM):,} are safe"
     return f"{rate_text(arithmetic.safe(s))} in all are safe"
 
 

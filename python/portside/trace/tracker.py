@@ -254,9 +254,7 @@ class Tracker:
         end = segment.sequence + segment.size & 0xFFFFFFFF
         if from_client and segment.has_quit:
             connection.quit_end = end
-        elif from_client and connection.quit_end is not None and segment.size:
-            connection.quit_end = None if _is_after(end, connection.quit_end) else end
-        if flags & (FIN | RST) and from_client and connection.quit_end is not None:
+        elif from_client:
             _doubt_quit(connection, segment.sequence if flags & RST else end)
         acknowledges_fin = _acknowledges_fin(connection, segment, side)
         _draw(connection, segment, from_client, acknowledges_fin)
@@ -356,10 +354,10 @@ def _sent_nothing(connection: Connection, segment: Segment) -> bool:
 
 def _doubt_quit(connection: Connection, end: int) -> None:
     """More bytes behind what looked like a QUIT: it was the end of something else."""
-    if connection.quit_end is not None and _is_after(end, connection.quit_end):
-        # The FIN takes a number of its own, which a RST behind it counts.
-        if connection.fin_end[1] == end:
-            return
+    # The FIN takes a number of its own, which is none of a byte.
+    if connection.quit_end is None or connection.fin_end[1] == end:
+        return
+    if _is_after(end, connection.quit_end):
         connection.quit_end = None
 
 

@@ -81,7 +81,7 @@ def _nothing(report: Report) -> str:
         )
     return (
         f"Nobody closed a connection to TCP port {ports} in {report.seconds:.1f} s;"
-        f" {report.open:,} are open. Connections that stay open cost one port each and no"
+        f" open now: {report.open:,}. Connections that stay open cost one port each and no"
         " TIME_WAIT."
     )
 
