@@ -203,9 +203,11 @@ def test_any_situation(situation: Situation) -> None:
 @pytest.mark.parametrize(
     ("values", "wanted"),
     [
-        ({"rate": 0.0}, "rate = 0: expected 0.001 to 1e+08."),
+        ({"rate": 0.0}, "rate = 0.0: expected 0.001 to 1e+08."),
         ({"rate": math.nan}, "rate = nan: expected"),
+        ({"rate": math.inf}, "rate = inf: expected"),
         ({"addresses": 0}, "addresses = 0: expected 1 to"),
+        ({"addresses": 10**400}, "addresses = 10000000000000000000: expected 1 to"),
         ({"writes": 1.5}, "writes = 1.5: expected 0 to 1."),
         ({"ports": 70_000}, "ports = 70000: expected 1 to 65,535."),
     ],
@@ -379,7 +381,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "code", "wanted"),
         [
-            (["--rate", "-1"], 1, "portside: rate = -1: expected 0.001 to"),
+            (["--rate", "-1"], 1, "portside: rate = -1.0: expected 0.001 to"),
             (["--range", "9-1"], 1, 'portside: --range 9-1: expected "lo-hi" within 1-65535'),
             (["--range", "0"], 1, "portside: --range 0: expected"),
             (["--writes", "120%"], 1, 'portside: --writes 120%: expected a share such as "60%"'),

@@ -7,7 +7,6 @@ kernel, our FIN first, 60 s.
 from __future__ import annotations
 
 import enum
-import math
 from dataclasses import dataclass
 
 from portside.errors import PortsideError
@@ -104,8 +103,8 @@ class Situation:
         """
         for name, low, high in _LIMITS:
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and low <= value <= high):
-                raise PlanError(f"{name} = {value:g}: expected {low:,g} to {high:,g}.")
+            if value is not None and not low <= value <= high:  # nor is NaN
+                raise PlanError(f"{name} = {str(value)[:20]}: expected {low:,g} to {high:,g}.")
 
     @property
     def busiest_share(self) -> float:
