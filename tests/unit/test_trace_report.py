@@ -81,8 +81,8 @@ def test_resets_without_waiting_and_without_quit():
 def test_nothing_seen():
     assert said().startswith("No packet to or from TCP port 3306 was seen in 10.0 s. Is it the")
     assert said(Talk().open()) == (
-        "Nobody closed a connection to TCP port 3306 in 10.0 s; open now: 1. Connections that"
-        " stay open cost one port each and no TIME_WAIT."
+        "No connection to TCP port 3306 ended in 10.0 s; open now: 1, each with a port and without"
+        " a TIME_WAIT."
     )
 
 

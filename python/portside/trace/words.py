@@ -80,9 +80,8 @@ def _nothing(report: Report) -> str:
             " socket has no packets.)"
         )
     return (
-        f"Nobody closed a connection to TCP port {ports} in {report.seconds:.1f} s;"
-        f" open now: {report.open:,}. Connections that stay open cost one port each and no"
-        " TIME_WAIT."
+        f"No connection to TCP port {ports} ended in {report.seconds:.1f} s; open now:"
+        f" {report.open:,}, each with a port and without a TIME_WAIT."
     )
 
 
