@@ -171,6 +171,96 @@ def _explain(code: str | None, as_json: bool) -> int:
     return command.main(code, as_json)
 
 
+@cli.command("trace")
+@click.option(
+    "--port",
+    "ports",
+    type=click.IntRange(1, 65535),
+    multiple=True,
+    default=(3306,),
+    show_default=True,
+    help="Where servers listen; may be given again.",
+)
+@click.option("--for", "duration", default="10s", show_default=True, help="How long to watch.")
+@click.option("-i", "--interface", default="", help="Only this interface.  [default: all]")
+@click.option(
+    "--read", metavar="FILE", default="", help="Read a pcap or pcapng file instead; - is stdin."
+)
+@click.option("--samples", type=click.IntRange(0, 50), default=4, show_default=True)
+@_json
+def _trace(  # noqa: PLR0917 (click passes each by name)
+    ports: tuple[int, ...], duration: str, interface: str, read: str, samples: int, as_json: bool
+) -> int:
+    """Who closes first, live, per pair of hosts: who keeps the TIME_WAIT, and what to change.
+
+    Needs root or CAP_NET_RAW, but for --read. Exit code 1: no close was seen.
+    """
+    from portside.cli import trace as command
+    from portside.cli.duration import read_seconds
+
+    if read and interface:
+        raise click.UsageError("--read and --interface exclude each other")
+    seconds = read_seconds("--for", duration)
+    return command.main(command.Options(ports, seconds, interface, read, samples, as_json))
+
+
+@cli.command("plan")
+@click.option("--rate", type=float, help="New connections a second, all destinations together.")
+@click.option("--hold", "hold_s", metavar="TIME", help="How long one is open.  [default: 10ms]")
+@click.option("--addresses", type=int, metavar="N", help="Source addresses.  [default: 1]")
+@click.option(
+    "--range", "ports", metavar="LO-HI", help="Ports of each, or how many.  [default: 32768-60999]"
+)
+@click.option("--destinations", type=int, metavar="N", help="ip:port of servers.  [default: 1]")
+@click.option("--time-wait", "time_wait_s", metavar="TIME", help="Its length.  [default: 60s]")
+@click.option(
+    "--close",
+    type=click.Choice(["fin", "eof", "eof-reset", "linger2", "reset-now"]),
+    help="Who closes first, as close.to_server.  [default: fin]",
+)
+@click.option(
+    "--chooser",
+    type=click.Choice(["connect", "bind", "own"]),
+    help="Who chooses: the kernel in connect() or bind(), or the program.  [default: connect]",
+)
+@click.option("--timestamps/--no-timestamps", default=None, help="TCP timestamps at both ends.")
+@click.option("--tw-reuse/--no-tw-reuse", default=None, help="net.ipv4.tcp_tw_reuse = 1.")
+@click.option("--pool", type=int, metavar="N", help="Sessions share N connections per destination.")
+@click.option("--writes", metavar="SHARE", help='Share of the sessions that write, as "60%".')
+@click.option("--web-servers", type=int, metavar="N", help="Hosts that the clients are on.")
+@click.option("--this-host", is_flag=True, help="Range, timestamps and tcp_tw_reuse of this host.")
+@click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The ports and closes of a configuration file.",
+)
+@click.option("--running", is_flag=True, help="Those of a running instance, and its rate.")
+@_at_an_instance
+@_json
+def _plan(
+    this_host: bool,
+    config: Path | None,
+    running: bool,
+    admin: str | None,
+    as_json: bool,
+    **given: Any,  # noqa: ANN401
+) -> int:
+    """How many source ports a load needs, the safe rate, the cliff, and what to change first.
+
+    Exit code 1: they are not enough. Options win over a file or an instance.
+    """
+    from portside.cli import plan as command
+
+    # $PORTSIDE_ADMIN alone does not mean that an instance is to be asked.
+    source = click.get_current_context().get_parameter_source("admin")
+    asked = running or source is click.core.ParameterSource.COMMANDLINE
+    if asked and config is not None:
+        raise click.UsageError("--config and --running exclude each other")
+    options = command.Options(given, config, asked, admin, this_host, as_json)
+    return command.main(options)
+
+
 @cli.command("demo")
 @click.option("--seconds", default=20, show_default=True, type=click.IntRange(1, 3600))
 @click.option("--keep", is_flag=True, help="Leave everything running and say how to connect.")

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO, Union
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cell:
     """A text with a style that only a terminal shows."""
 
@@ -19,7 +22,7 @@ class Cell:
     style: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Table:
     """Headings and rows; ``right`` are the columns that hold numbers."""
 
@@ -28,7 +31,7 @@ class Table:
     right: frozenset[int] = frozenset()
 
 
-Part = Table | str
+Part = Union[Table, str]  # noqa: UP007  Python 3.9: doctor.pyz
 
 
 def write(part: Part, stream: TextIO) -> None:
@@ -61,16 +64,11 @@ def _text(cell: Cell | str) -> str:
     return cell if isinstance(cell, str) else cell.text
 
 
-def _write_rich(part: Part, stream: TextIO) -> None:
-    from rich.console import Console
+def as_rich(part: Table) -> RichTable:
+    """The table for a terminal; columns that hold nothing are left out."""
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    console = Console(file=stream, highlight=False, no_color="NO_COLOR" in os.environ)
-    if isinstance(part, str):
-        style = "bold yellow" if part.startswith("! ") else ""
-        console.print(Text(part, style=style))
-        return
     kept = [at for at in range(len(part.heads)) if any(_text(row[at]) for row in part.rows)]
     shown = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for at in kept or range(len(part.heads)):
@@ -87,4 +85,16 @@ def _write_rich(part: Part, stream: TextIO) -> None:
         shown.add_row(
             *(Text(c) if isinstance(c, str) else Text(c.text, style=c.style) for c in cells)
         )
-    console.print(shown)
+    return shown
+
+
+def _write_rich(part: Part, stream: TextIO) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=stream, highlight=False, no_color="NO_COLOR" in os.environ)
+    if isinstance(part, str):
+        style = "bold yellow" if part.startswith("! ") else ""
+        console.print(Text(part, style=style))
+    else:
+        console.print(as_rich(part))
