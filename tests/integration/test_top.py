@@ -349,7 +349,7 @@ def test_an_instance_that_hangs_does_not_hold_the_screen(one):
             await screen.press("question_mark")
             await screen.until(lambda: "the instance is not touched" in screen.text)
             await screen.press("escape")
-            assert time.monotonic() - began < 3.0
+            assert time.monotonic() - began < 4.0  # the look takes 5 s
             await screen.until(lambda: "did not answer within 5 s" in screen.said("detail"))
         finally:
             one.signal(signal.SIGCONT)
