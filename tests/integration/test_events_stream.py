@@ -148,7 +148,7 @@ def test_readers_that_do_not_read_cost_nothing(balancer, path, monkeypatch):
     say(balancer, 3000)  # 600 KiB for each of them: more than a socket holds
     began = time.monotonic()
     AdminClient(str(path)).get("/v1/status")
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 5.0
     # What each may hold is a socket's buffer and uvicorn's 64 KiB, whatever it does not read.
     assert resident_bytes() - before < 40 * 200 * 1024
     # The first of them wakes up, and hears what it has missed.

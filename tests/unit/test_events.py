@@ -156,6 +156,16 @@ def test_repeated_engine_events_are_counted_and_not_told():
     assert announcer.counts == {"connect_failed": 5, "reload": 1}
 
 
+def test_each_blocked_address_is_told_and_254_are_not():
+    ring = EventRing()
+    announcer = Announcer(ring)
+    for number in range(254):
+        announcer.engine(engine_event("host_blocked", number / 1000))
+    assert len(ring.since()) == 16
+    announcer.engine(engine_event("host_blocked", 11.0))
+    assert "(238 more" in ring.since()[-1].message
+
+
 def test_late_closes_are_told_once_in_ten_seconds_with_their_number():
     late = LateCloses()
     assert late.news(0.0, {"db1": 0, "db2": 0}) == []

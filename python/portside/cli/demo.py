@@ -110,8 +110,8 @@ def _keep(console: Console, stage: Stage) -> None:
         host, port = target.rsplit(":", 1)
         command = f"{enter} mariadb -h {host} -P {port} -u {APP_USER} -p{APP_PASSWORD} app".strip()
         console.print(f"  {service}:  {command}", highlight=False, soft_wrap=True)
-    console.print(
-        f"  status: portside show -a {stage.folder}/admin.sock", highlight=False, soft_wrap=True
-    )
+    for name, verb in (("status", "show"), ("live", "top")):
+        command = f"portside {verb} -a {stage.folder}/admin.sock"
+        console.print(f"  {name}:  {command}", highlight=False, soft_wrap=True)
     while True:
         time.sleep(3600)

@@ -15,6 +15,9 @@ from portside.health.judge import HealthEvent
 
 REPEAT_S = 10.0
 """A broken server makes ten ``connect_failed`` a second: one in this time is told, with a count."""
+_EACH_ITS_ADDRESS = frozenset({"host_blocked", "host_unblocked", "source_suspended", "source_back"})
+_ADDRESSES = 16
+"""So many of these are told in that time: a missing GRANT may hit each of 254 addresses."""
 
 
 class Announcer:
@@ -25,7 +28,7 @@ class Announcer:
         """Events so far by kind; those that were only counted are among them."""
         self._ring = ring
         self._clock = clock
-        self._told: dict[tuple[str, str, str], float] = {}
+        self._told: dict[tuple[str, str, str], list[float]] = {}
         self._held: dict[tuple[str, str, str], int] = {}
 
     def tell(self, kind: str, text: str, *, service: str = "", server: str = "") -> None:
@@ -40,11 +43,12 @@ class Announcer:
         """One event of the engine."""
         key = (event["kind"], event["service"], event["server"])
         now = event["time"]
-        if now - self._told.get(key, -REPEAT_S) < REPEAT_S:
+        recent = [moment for moment in self._told.get(key, ()) if now - moment < REPEAT_S]
+        if len(recent) >= (_ADDRESSES if event["kind"] in _EACH_ITS_ADDRESS else 1):
             self._held[key] = self._held.get(key, 0) + 1
             self.counts[event["kind"]] += 1
             return
-        self._told[key] = now
+        self._told[key] = [*recent, now]
         text = event["message"]
         if held := self._held.pop(key, 0):
             text += f" ({held} more since the last message of this kind)"
