@@ -13,12 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pymysql
 import pytest
+from pymysql.constants import CLIENT
 
 from tests.support.client_programs import missing
 from tests.support.lab_process import run_load
 from tests.support.proxy import Proxy
 from tests.support.raw_client import query
-from tests.support.servers import APP_PASSWORD, APP_USER, MariaDB
+from tests.support.servers import APP_PASSWORD, APP_USER, MariaDB, fetch_mysql9, peers_bin
 from tests.support.socket_table import time_waits
 from tests.support.waiting import wait_until
 
@@ -157,11 +158,17 @@ def test_php_mysqli(site):
     site.assert_clean()
 
 
-@pytest.mark.parametrize("tls", ["--skip-ssl", "--ssl"])
+@pytest.mark.parametrize("tls", ["--skip-ssl", "--ssl", "--skip-ssl --compress"])
 def test_mariadb_client_library(site, tls):
     if (why := missing("mariadb")) is not None:
         pytest.skip(why)
-    command = ["mariadb", "--no-defaults", tls, f"--host={site.host}", f"--port={site.port}"]
+    command = [
+        "mariadb",
+        "--no-defaults",
+        *tls.split(),
+        f"--host={site.host}",
+        f"--port={site.port}",
+    ]
     command += [f"--user={APP_USER}", f"--password={APP_PASSWORD}", "-e", "SELECT 1"]
 
     def once(_: int) -> int:
@@ -170,6 +177,26 @@ def test_mariadb_client_library(site, tls):
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(once, range(100))) == {0}
     site.assert_clean()
+
+
+@pytest.mark.mysql9
+def test_a_client_that_cannot_answer_the_servers_switch_holds_nothing(site):
+    """MySQL 9's own client has no mysql_native_password: it leaves when MariaDB asks for it."""
+    if (why := fetch_mysql9()) is not None:
+        pytest.skip(why)
+    command = [str(peers_bin() / "mysql9"), "--no-defaults", "--ssl-mode=DISABLED"]
+    command += [f"--host={site.host}", f"--port={site.port}", f"--user={APP_USER}"]
+    done = subprocess.run(
+        [*command, f"--password={APP_PASSWORD}", "-e", "SELECT 1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "mysql_native_password" in done.stderr, done.stderr
+    start = time.monotonic()
+    site.settle()
+    assert time.monotonic() - start < 3, "timeouts.login is 10 s"
+    assert site.proxy.log_lines()[-1]["close_server"] == "eof-reset"
 
 
 def test_clients_that_vanish_in_a_query(site):
@@ -198,6 +225,47 @@ def test_a_client_that_vanishes_in_a_large_result_is_cut_off(site):
     after = site.database.status("Aborted_clients"), site.database.status("Bytes_sent")
     assert after[0] == site._before[0] + 1
     assert after[1] - sent < 64 << 20, "of 1,000 MiB"
+
+
+def test_a_file_that_begins_at_sequence_zero_is_no_quit(site):
+    """The server's 256th packet asks for a file; its first byte, 0x01 alone, looks like QUIT."""
+    connection = site.connect(
+        ssl_disabled=True, local_infile=True, client_flag=CLIENT.MULTI_STATEMENTS, database="app"
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE OR REPLACE TABLE loaded (line VARBINARY(100))")
+    sock = connection._sock
+    stream = sock.makefile("rb")
+
+    def packet() -> tuple[int, bytes]:
+        header = stream.read(4)
+        return header[3], stream.read(int.from_bytes(header[:3], "little"))
+
+    for rows in range(245, 256):
+        sock.sendall(
+            query(f"SELECT seq FROM seq_1_to_{rows}; LOAD DATA LOCAL INFILE 'x' INTO TABLE loaded")
+        )
+        while True:
+            sequence, payload = packet()
+            assert not payload.startswith(b"\xff"), payload
+            if payload == b"\xfbx":
+                break
+        first = (sequence + 1) % 256
+        sock.sendall(bytes([1, 0, 0, first, 1]))
+        if first == 0:
+            time.sleep(0.05)  # ten times what a client that said QUIT is waited for
+        sock.sendall(bytes([0, 0, 0, (first + 1) % 256]))
+        assert packet()[1].startswith(b"\0")
+        if first == 0:
+            break
+    else:
+        raise AssertionError("no request had sequence 255")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT DISTINCT line FROM loaded")
+        assert cursor.fetchall() == ((b"\x01",),)
+    stream.close()
+    connection.close()
+    site.assert_clean()
 
 
 def test_unix_sockets_on_both_sides(site):

@@ -11,7 +11,7 @@
 use portside_proto::login::{Event as LoginEvent, Greeting, ServerLogin};
 use portside_proto::quit;
 use portside_proto::refuse_login::{Refusal, Step};
-use portside_proto::watch::{ClientWatch, Phase as ClientPhase};
+use portside_proto::watch::{self, ClientWatch, Phase as ClientPhase};
 
 use crate::reason::{Cause, ClientClose, Phase, ServerClose};
 
@@ -144,6 +144,8 @@ enum Side {
 struct Login {
     watch: ServerLogin,
     greeting: Option<Greeting>,
+    /// The server waits for the client's answer to the packet of this sequence number, already forwarded.
+    asked: Option<u8>,
     /// The client left: we end the login ourselves.
     refusal: Option<Refusal>,
     /// What the refusal wants sent.
@@ -259,6 +261,9 @@ impl Relay {
     pub fn client_bytes(&mut self, bytes: &[u8], now: Ms) {
         self.moved_at = now;
         self.client_spoke = true;
+        if let Some(login) = self.login.as_mut() {
+            login.asked = None;
+        }
         let had_quit = self.quit_seen();
         self.watch.feed(bytes);
         if had_quit && !self.quit_seen() {
@@ -310,6 +315,9 @@ impl Relay {
             self.replied_commands = self.commands_before_quit();
             if self.phase == Phase::Query {
                 self.phase = Phase::Command;
+            }
+            if self.watch.may_send_files() && watch::asks_for_file(bytes) {
+                self.watch.file_begins();
             }
         }
         if matches!(self.client, Side::Open | Side::Eof) {
@@ -371,6 +379,9 @@ impl Relay {
                 }
                 LoginEvent::LoginErr { .. } => break,
             }
+        }
+        if let Some(login) = self.login.as_mut() {
+            login.asked = login.watch.asked();
         }
         (!forward).then_some(ServerBytes::Hold)
     }

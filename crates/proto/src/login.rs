@@ -77,6 +77,9 @@ pub enum Event {
     Garbage(Garbage),
 }
 
+/// caching_sha2_password's "more data: you are in"; its OK follows by itself.
+const FAST_AUTH_DONE: [u8; 3] = [1, 3, 0];
+
 #[derive(Debug)]
 enum State {
     First(Assembler),
@@ -94,6 +97,7 @@ enum State {
 #[derive(Debug)]
 pub struct ServerLogin {
     state: State,
+    asked: Option<u8>,
     head: [u8; HEADER_LEN],
     have: u8,
 }
@@ -109,6 +113,7 @@ impl ServerLogin {
     pub fn new() -> Self {
         Self {
             state: State::First(Assembler::default()),
+            asked: None,
             head: [0; HEADER_LEN],
             have: 0,
         }
@@ -162,6 +167,8 @@ impl ServerLogin {
                         return None;
                     }
                     let event = later_packet(*front, *front_have);
+                    let [.., sequence] = self.head;
+                    self.asked = (*front != FAST_AUTH_DONE).then_some(sequence);
                     self.state = if event.is_some() {
                         State::Done
                     } else {
@@ -173,6 +180,11 @@ impl ServerLogin {
                 }
             }
         }
+    }
+
+    /// The sequence number of the packet that the server has an answer to come for: a switch of plugin, a challenge.
+    pub const fn asked(&self) -> Option<u8> {
+        self.asked
     }
 
     /// Whether the last byte ended a packet: another reader may take over here.

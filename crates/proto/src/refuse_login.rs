@@ -76,6 +76,12 @@ pub fn start(greeting: &Greeting) -> (Refusal, Vec<u8>) {
     (Refusal::default(), packet(1, &payload))
 }
 
+/// The answer that a client owes to the server's packet of this sequence number, when it has left: none.
+pub fn no_answer(sequence: u8) -> Vec<u8> {
+    // An empty password is an empty packet.
+    packet(sequence.wrapping_add(1), &[])
+}
+
 impl Refusal {
     /// Looks at bytes from the server. Call again with the rest of `bytes` until [`Step::Wait`] or a close.
     pub fn feed(&mut self, bytes: &mut &[u8]) -> Step {
@@ -92,9 +98,8 @@ impl Refusal {
                 Ok(Some((sequence, Some(first))))
                     if first != marker::ERR && self.answers < ANSWERS_MAX =>
                 {
-                    // Switch to another plugin or more data: an empty password is an empty packet.
                     self.answers += 1;
-                    return Step::Send(packet(sequence.wrapping_add(1), &[]));
+                    return Step::Send(no_answer(sequence));
                 }
                 Ok(Some(_)) | Err(_) => self.done = true,
             }

@@ -18,11 +18,10 @@
 //! A file ends with an empty packet in every client, also after a read error, so a real command after a
 //! file whose last packet had sequence 255 follows an empty one and is recognised.
 //!
-//! One case is left: in a multi-statement query the server's own packets push the count on, so a file may
-//! *begin* at sequence 0. If its first piece is the single byte 0x01, [`ClientWatch::quit_seen`] says yes
-//! until the next byte arrives, which is the file's terminator and normally in the same segment.
+//! In a multi-statement query the server's own packets push the count on, so a file may *begin* at sequence 0: when the
+//! server's request for it had 255. The owner looks for that ([`asks_for_file`]) and tells.
 
-use crate::command::{capability, com, FRAME_HEADER_LEN, HEADER_LEN, MAX_PAYLOAD};
+use crate::command::{capability, com, marker, FRAME_HEADER_LEN, HEADER_LEN, MAX_PAYLOAD};
 use crate::wire::{gather, split, u24};
 
 /// Where the session stands, as far as the client's bytes tell.
@@ -147,6 +146,19 @@ impl ClientWatch {
             State::First => self.state = State::Opaque,
             State::Login => self.begin_commands(),
             State::Command | State::Tls | State::Opaque => {}
+        }
+    }
+
+    /// Whether the server may ask this client for files, and would be seen asking.
+    pub fn may_send_files(&self) -> bool {
+        self.capabilities & capability::LOCAL_FILES != 0 && !self.is_compressed()
+    }
+
+    /// Takes note that the server has asked for a file in a packet of sequence 255 ([`asks_for_file`]): what follows with
+    /// sequence 0 is that file, not a command.
+    pub fn file_begins(&mut self) {
+        if self.at_boundary() {
+            self.last = Last::Wrapping;
         }
     }
 
@@ -369,6 +381,27 @@ impl ClientWatch {
         }
     }
 }
+
+/// Whether bytes from the server end with a request for a file (`LOAD DATA LOCAL`) of sequence 255. Looks at the last 517
+/// bytes, and in most answers at no more than that none of them is 0xFB.
+///
+/// Source: MySQL `net_request_file` (sql/sql_load.cc): 0xFB and the name, at most 512 bytes (`FN_REFLEN`).
+pub fn asks_for_file(bytes: &[u8]) -> bool {
+    let tail = bytes.get(bytes.len().saturating_sub(FILE_REQUEST_MAX)..);
+    let Some(tail) = tail.filter(|tail| tail.contains(&marker::LOCAL_INFILE)) else {
+        return false;
+    };
+    (0..tail.len()).any(|start| match tail.get(start..) {
+        Some([a, b, c, u8::MAX, payload @ ..]) => {
+            payload.first() == Some(&marker::LOCAL_INFILE)
+                && u24([*a, *b, *c]) as usize == payload.len()
+        }
+        _ => false,
+    })
+}
+
+/// A header, the marker, and the longest file name.
+const FILE_REQUEST_MAX: usize = HEADER_LEN + 1 + 512;
 
 /// Two bytes of flags and three of the largest packet: the TLS request before 4.1, the shortest of all.
 const LOGIN_MIN: u32 = 5;

@@ -194,7 +194,11 @@ impl Relay {
             // Its login packet is on its way: answer what the server still asks.
             (_, true) if self.watch.capabilities().is_some() => {
                 login.refusal = Some(Refusal::default());
-                self.await_server_fin(now, now, rules, unsent)
+                match login.asked.take() {
+                    // It has asked already, and its question went to the client.
+                    Some(sequence) => Action::SendToServer(refuse_login::no_answer(sequence)),
+                    None => self.await_server_fin(now, now, rules, unsent),
+                }
             }
             _ => self.close_server(ServerClose::Cut, now),
         }

@@ -404,3 +404,37 @@ proptest! {
         prop_assert!(!watch.quit_seen() || watch.at_boundary());
     }
 }
+
+/// A multi-statement query whose 256th answer packet asks for a file: the file begins at sequence 0.
+#[test]
+fn a_file_that_begins_at_sequence_zero_is_no_quit() {
+    let request = [packet(254, b"\xfe\0\0\x0a\0"), packet(255, b"\xfbdata.txt")].concat();
+    assert!(asks_for_file(&request));
+    let mut watch = logged_in(capability::LOCAL_FILES);
+    assert!(watch.may_send_files());
+    watch.feed(&packet(0, b"\x03SELECT 1; LOAD DATA LOCAL ..."));
+    watch.file_begins();
+    watch.feed(&packet(0, &[com::QUIT]));
+    assert!(!watch.quit_seen());
+    assert_eq!(watch.commands(), 1);
+    watch.feed(&packet(1, b""));
+    watch.feed(&QUIT);
+    assert!(watch.quit_seen());
+}
+
+#[test]
+fn only_the_last_packet_of_sequence_255_asks_for_a_file() {
+    let name = [b'n'; 512];
+    let longest = packet(255, &[&[0xfb][..], &name].concat());
+    assert!(asks_for_file(&[&[7; 4_000][..], &longest].concat()));
+    for other in [
+        packet(1, b"\xfbdata.txt"),
+        packet(255, b"\x03abc"),
+        [packet(255, b"\xfba"), packet(0, b"\0\0\0\x02\0\0\0")].concat(),
+        packet(255, &[&[0xfb][..], &name, b"n"].concat()),
+        b"\xff\xfb".to_vec(),
+        Vec::new(),
+    ] {
+        assert!(!asks_for_file(&other), "{other:?}");
+    }
+}

@@ -195,3 +195,31 @@ fn a_client_that_leaves_within_the_servers_ok_still_gets_a_quit() {
     assert_eq!(relay.server_bytes(&OK[3..], 4), ServerBytes::Forward);
     assert_eq!(decide(&mut relay, 4), Action::SendToServer(QUIT.to_vec()));
 }
+
+#[test]
+fn a_client_that_leaves_in_the_middle_of_a_switch_is_answered_for() {
+    let mut relay = greeted();
+    relay.client_bytes(&login(), 2);
+    let switch = b"\x2c\0\0\x02\xfemysql_native_password\0aaaaaaaaaaaaaaaaaaaa\0";
+    assert_eq!(relay.server_bytes(switch, 3), ServerBytes::Forward);
+    relay.client_eof();
+    let answer = Action::SendToServer(vec![0, 0, 0, 3]);
+    assert_eq!(decide(&mut relay, 4), answer);
+    wait(&mut relay, 4);
+    let denied = b"\x05\0\0\x04\xff\x15\x04no";
+    assert_eq!(relay.server_bytes(denied, 5), ServerBytes::Discard);
+    relay.server_eof();
+    let close = Action::CloseServer(ServerClose::EofReset);
+    assert_eq!(decide(&mut relay, 6), close);
+}
+
+#[test]
+fn a_client_that_answered_a_switch_and_left_is_not_answered_for() {
+    let mut relay = greeted();
+    relay.client_bytes(&login(), 2);
+    let switch = b"\x2c\0\0\x02\xfemysql_native_password\0aaaaaaaaaaaaaaaaaaaa\0";
+    relay.server_bytes(switch, 3);
+    relay.client_bytes(b"\x04\0\0\x03abcd", 4);
+    relay.client_eof();
+    wait(&mut relay, 5);
+}
