@@ -1,0 +1,97 @@
+"""``portside doctor``: examines this host, or several over ssh, and says what is wrong with them.
+
+The first line is the verdict. Also the command of doctor.pyz, so it imports nothing but the
+standard library, click and rich, and runs on Python 3.9.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from portside import doctor
+from portside.cli.table import Part, write
+from portside.doctor import screen
+from portside.doctor.errors import DoctorError
+from portside.doctor.finding import Severity
+from portside.doctor.login import read_login
+from portside.doctor.remote import Failure, examine_hosts
+from portside.doctor.report import FailOn, Report
+from portside.doctor.sysctl_file import sysctl_file
+from portside.errors import ExitCode
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    verbose: bool = False
+    as_json: bool = False
+    sysctl_file: Path | None = None
+    fail_on: str = Severity.CRITICAL.value
+    ssh: tuple[str, ...] = ()
+    mysql: str | None = None
+    mysql_password_file: Path | None = None
+
+
+def main(options: Options) -> int:
+    """Prints the report; NO when it is as bad as ``fail_on``, or a host could not be examined.
+
+    Raises:
+        DoctorError: wrong input, or a database that cannot be asked.
+    """
+    if options.ssh:
+        return _many(options)
+    login = read_login(options.mysql, options.mysql_password_file) if options.mysql else None
+    report = doctor.examine(login=login)
+    if options.sysctl_file is not None:
+        return _write_settings(report, options.sysctl_file)
+    if options.as_json:
+        print(json.dumps(report.as_dict(), indent=2))
+    else:
+        _show(screen.one_host(report, options.verbose))
+    return ExitCode.NO if report.fails(FailOn(options.fail_on)) else ExitCode.GOOD
+
+
+def _many(options: Options) -> int:
+    answers: list[tuple[str, Report | Failure]] = []
+    for host, answer in examine_hosts(options.ssh, window_s=1.0):
+        if sys.stderr.isatty():
+            print(f"\r{len(answers) + 1} of {len(options.ssh)} hosts", end="", file=sys.stderr)
+        answers.append((host, answer if isinstance(answer, Failure) else doctor.diagnose(answer)))
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr)
+    if options.as_json:
+        print(json.dumps({"hosts": [_as_dict(*each) for each in answers]}, indent=2))
+    else:
+        _show(screen.many_hosts(answers, options.verbose))
+    good = all(
+        isinstance(each, Report) and not each.fails(FailOn(options.fail_on)) for _, each in answers
+    )
+    return ExitCode.GOOD if good else ExitCode.NO
+
+
+def _as_dict(host: str, answer: Report | Failure) -> dict[str, object]:
+    if isinstance(answer, Failure):
+        return {"asked": host, "failed": answer.reason}
+    return {"asked": host, **answer.as_dict()}
+
+
+def _write_settings(report: Report, path: Path) -> int:
+    text = sysctl_file(report)
+    if str(path) == "-":
+        print(text, end="")
+        return ExitCode.GOOD
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise DoctorError(f"--sysctl-file {path} cannot be written: {error.strerror}") from error
+    print(f"written: {path}; put in force with: sysctl -p {path}")
+    return ExitCode.GOOD
+
+
+def _show(parts: list[Part]) -> None:
+    for part in parts:
+        write(part, sys.stdout)

@@ -1,0 +1,222 @@
+"""What was read from one host, as values: what checks judge, tests record and ssh carries.
+
+No I/O and no judgement. ``as_dict`` and ``read`` are inverse; ``read`` takes what another host
+sent, so it checks every type and keeps control characters away from the terminal.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Dict, Optional, Tuple, Union, get_args, get_origin, get_type_hints  # noqa: UP035
+
+from portside.doctor.errors import DoctorError
+
+TIME_WAIT_S = 60
+"""TCP_TIMEWAIT_LEN, include/net/tcp.h; not tunable."""
+
+
+# Should the kernel not say; net/ipv4/af_inet.c.
+_DEFAULT_RANGE = (32768, 60999)
+
+
+class State(str, enum.Enum):
+    """TCP states as ``ss`` writes them."""
+
+    ESTABLISHED = "ESTAB"
+    SYN_SENT = "SYN-SENT"
+    SYN_RECV = "SYN-RECV"
+    FIN_WAIT1 = "FIN-WAIT-1"
+    FIN_WAIT2 = "FIN-WAIT-2"
+    TIME_WAIT = "TIME-WAIT"
+    CLOSE = "CLOSED"
+    CLOSE_WAIT = "CLOSE-WAIT"
+    LAST_ACK = "LAST-ACK"
+    CLOSING = "CLOSING"
+
+
+# Types are written for get_type_hints of Python 3.9, which ``read`` uses.
+@dataclass(frozen=True)
+class Flow:
+    """The sockets of one pair.
+
+    Attributes:
+        ours: our IP; "IP:port" of our listener where ``incoming``.
+        theirs: the destination "IP:port"; the client's IP where ``incoming``.
+        states: how many sockets in each state, by ``State`` value.
+        in_range: those whose local port lies in the kernel's range, any state.
+        ages: TIME_WAITs with a local port in that range by age in whole seconds; 60 numbers, or
+            none. FIN_WAIT2 that its process has left counts as one of 60 s.
+        explicit: the lowest and the highest local port outside that range, which a program bound
+            itself; or none.
+    """
+
+    ours: str
+    theirs: str
+    incoming: bool
+    states: Dict[str, int]  # noqa: UP006
+    in_range: int = 0
+    ages: Tuple[int, ...] = ()  # noqa: UP006
+    explicit: Tuple[int, ...] = ()  # noqa: UP006
+
+    def count(self, *states: State) -> int:
+        """Sockets in any of ``states``; all of them without an argument."""
+        if not states:
+            return sum(self.states.values())
+        return sum(self.states.get(state.value, 0) for state in states)
+
+
+@dataclass(frozen=True)
+class Listener:
+    """One listening socket; ``queued`` clients wait for accept(), of at most ``backlog``."""
+
+    address: str
+    port: int
+    queued: int
+    backlog: int
+    process: str = ""
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """The TCP table of a network namespace."""
+
+    flows: Tuple[Flow, ...]  # noqa: UP006
+    listeners: Tuple[Listener, ...]  # noqa: UP006
+    total: int
+    took_s: float
+
+
+@dataclass(frozen=True)
+class Process:
+    """One that is near its own file limit, or keeps sockets in CLOSE_WAIT."""
+
+    name: str
+    pid: int
+    files: int
+    limit: int
+    close_wait: int = 0
+
+
+@dataclass(frozen=True)
+class Database:
+    """What a server said. ``status`` is since its start, ``fresh`` what was added while watched.
+
+    Attributes:
+        hosts: (client IP, errors in a row) of ``performance_schema.host_cache``; None: not to be
+            had.
+        refused: the server's words when it let nobody in; the rest is empty then.
+    """
+
+    address: str
+    version: str
+    variables: Dict[str, str]  # noqa: UP006
+    status: Dict[str, int]  # noqa: UP006
+    fresh: Dict[str, int]  # noqa: UP006
+    hosts: Optional[Tuple[Tuple[str, int], ...]] = None  # noqa: UP006, UP045
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One host, one network namespace, one moment.
+
+    Attributes:
+        sysctls: by full name; absent where the kernel has no such key.
+        sockets: None where the kernel gave no table (``unseen`` has the reason).
+        counters: /proc/net/netstat, sockstat and conntrack by name; since the boot, or now.
+        fresh: what was added to ``counters`` in ``window_s``.
+        unseen: what could not be read, and who could.
+    """
+
+    host: str
+    kernel: str
+    sysctls: Mapping[str, str]
+    sockets: Optional[Sockets]  # noqa: UP045
+    counters: Mapping[str, int] = field(default_factory=dict)
+    fresh: Mapping[str, int] = field(default_factory=dict)
+    window_s: float = 0.0
+    processes: Tuple[Process, ...] = ()  # noqa: UP006
+    database: Optional[Database] = None  # noqa: UP045
+    unseen: Tuple[str, ...] = ()  # noqa: UP006
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """(major, minor) of the kernel; (0, 0) when it cannot be read."""
+        words = self.kernel.split("-")[0].split(".")
+        try:
+            return int(words[0]), int(words[1])
+        except (ValueError, IndexError):
+            return 0, 0
+
+    def number(self, key: str, default: int = 0) -> int:
+        """A sysctl as a number, ``default`` when it is absent or none."""
+        try:
+            return int(self.sysctls[key])
+        except (KeyError, ValueError):
+            return default
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def read(value: object) -> Facts:
+    """The facts that ``as_dict`` of another process gave, after JSON.
+
+    Raises:
+        DoctorError: it is something else.
+    """
+    facts = _read(Facts, value, "facts")
+    if not isinstance(facts, Facts):  # never: _read returns what it is asked for
+        raise DoctorError("these are no facts")
+    return facts
+
+
+def port_range(sysctls: Mapping[str, str]) -> tuple[int, int]:
+    """The kernel's range for source ports, both ends included."""
+    words = sysctls.get("net.ipv4.ip_local_port_range", "").split()
+    if len(words) == 2 and all(word.isdigit() for word in words):
+        return int(words[0]), int(words[1])
+    return _DEFAULT_RANGE
+
+
+def printable(text: str) -> str:
+    """The text without characters that would steer a terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+def _read(kind: Any, value: object, place: str) -> Any:  # noqa: ANN401  any of the types above
+    """``value`` as ``kind``: a dataclass, str, int, float, Dict, Tuple[X, ...] or Optional."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Union:  # Optional[X]
+        return None if value is None else _read(arguments[0], value, place)
+    if is_dataclass(kind) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        known = {item.name for item in fields(kind)}
+        given = {
+            key: _read(hints[key], each, f"{place}.{key}")
+            for key, each in value.items()
+            if key in known
+        }
+        try:
+            return kind(**given)  # type: ignore[operator]  # a dataclass's type
+        except TypeError as error:
+            raise DoctorError(f"{place}: {error}") from error
+    if origin is tuple and isinstance(value, list):
+        if arguments[-1] is Ellipsis:
+            return tuple(_read(arguments[0], each, place) for each in value)
+        if len(value) == len(arguments):
+            return tuple(_read(*pair, place) for pair in zip(arguments, value))
+    elif isinstance(value, dict) and isinstance(origin, type) and issubclass(origin, Mapping):
+        return {
+            _read(str, key, place): _read(arguments[1], each, place) for key, each in value.items()
+        }
+    elif kind is float and type(value) in {int, float}:
+        return float(value)  # type: ignore[arg-type]  # one of the two
+    elif kind is str and isinstance(value, str):
+        return printable(value)
+    elif type(value) is kind:
+        return value
+    raise DoctorError(f"{place}: expected {kind}, found {str(value)[:40]!r}")
