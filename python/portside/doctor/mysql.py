@@ -36,7 +36,6 @@ _STATUS: Final = (
     "Aborted_clients",
     "Aborted_connects",
 )
-_MOST_HOSTS: Final = 1000
 
 
 class Session:
@@ -140,7 +139,7 @@ class Session:
         try:
             rows = self._ask(
                 "SELECT ip, sum_connect_errors FROM performance_schema.host_cache"
-                f" WHERE sum_connect_errors > 0 LIMIT {_MOST_HOSTS}"
+                " WHERE sum_connect_errors > 0 LIMIT 1000"
             )
         except pymysql.err.MySQLError as error:
             return None, (f"hosts that the server blocks: {printable(str(error.args[-1]))}",)

@@ -88,7 +88,7 @@ def has_cliff(facts: Facts) -> bool:
 
 
 def reuses(facts: Facts, destination: str) -> bool:
-    """Whether connect() may take a port in TIME_WAIT towards there, given timestamps at that end."""
+    """Whether connect() may take a port in TIME_WAIT there, given timestamps at that end."""
     if facts.number("net.ipv4.tcp_timestamps", 1) == 0:
         return False
     setting = facts.number("net.ipv4.tcp_tw_reuse")
@@ -148,6 +148,7 @@ def seconds_until(level: int, others: int, ages: tuple[int, ...], rate_s: float)
     """Seconds until ``level`` ports are held; 0 when they are; None when that never comes.
 
     Args:
+        level: how many ports.
         others: ports held in other states, for good.
         ages: TIME_WAITs by age in seconds.
         rate_s: how many more come per second.

@@ -129,5 +129,5 @@ def _reason(code: int, stderr: bytes) -> str:
     if code == 127:  # the far shell's word for a command that is not there
         return f"python3 is not there ({said})"
     if code == 255:  # ssh's own
-        return f"ssh: {said}"
+        return said if said.startswith("ssh") else f"ssh: {said}"
     return f"exit code {code}: {said}"

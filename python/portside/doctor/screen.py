@@ -1,4 +1,4 @@
-"""A report as lines and tables: one screen, and with ``verbose`` everything. Pure; prints nothing."""
+"""A report as lines and tables: one screen, or with ``verbose`` everything. Pure."""
 
 from __future__ import annotations
 
@@ -148,7 +148,9 @@ def _bar(pair: Pair) -> Cell:
 def _left(pair: Pair) -> str:
     if pair.left_s is not None:
         return f"{pair.left_s} s"
-    return "past half" if pair.cliff_s == 0 else "never"
+    if pair.cliff_s is None:
+        return "never"
+    return f"half in {pair.cliff_s} s" if pair.cliff_s else "past half"
 
 
 def _clients(facts: Facts, most: int) -> Table:

@@ -116,7 +116,7 @@ def table(port_range: tuple[int, int]) -> Table:
 
 
 def join(address: str, port: int) -> str:
-    """ "ip:port", or "[ip6]:port"."""
+    """The two as "ip:port", or "[ip6]:port"."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 

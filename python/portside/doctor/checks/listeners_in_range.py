@@ -8,9 +8,10 @@ from typing import Final
 from portside.doctor.checks.port_range import RESERVED, spans
 from portside.doctor.facts import Facts, port_range
 from portside.doctor.finding import Cure, Finding, Severity
-from portside.doctor.pairs import reserved_ports
+from portside.doctor.pairs import pairs, reserved_ports
 
 _SHOWN: Final = 5
+_BUSY: Final = 0.1
 
 
 def check(facts: Facts) -> Iterator[Finding]:
@@ -33,9 +34,11 @@ def check(facts: Facts) -> Iterator[Finding]:
         for port, each in sorted(exposed.items())
     ]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    # How likely it is: as the share of the range that outgoing connections hold.
+    is_busy = any(pair.fill >= _BUSY for pair in pairs(facts))
     yield Finding(
         id="listeners-in-range",
-        severity=Severity.WARNING,
+        severity=Severity.WARNING if is_busy else Severity.NOTICE,
         title=f"listeners inside the kernel's range {low}-{high}: {', '.join(names[:_SHOWN])}"
         f"{more}; after a restart an outgoing connection may have the port",
         evidence=("bind() then fails with EADDRINUSE, for as long as that connection lives",),
