@@ -4,8 +4,8 @@
     .venv/bin/python scripts/pyz.py doctor.pyz doctor trace plan
 
 Pure Python, for 3.9 and newer, without the data plane. The libraries are those of
-requirements-pyz.txt, which are the last ones for Python 3.9; pip checks their hashes. A subcommand
-is bundled as ``portside/cli/NAME.py`` with ``portside/NAME.py`` or ``portside/NAME/``; one that is not
+requirements-pyz.txt, the last ones for Python 3.9; pip checks their hashes. A subcommand is bundled
+as ``portside/cli/NAME.py`` with ``portside/NAME.py`` or ``portside/NAME/``; one that is not
 there yet is left out and told.
 """
 

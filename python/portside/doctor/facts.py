@@ -204,7 +204,7 @@ def _read(kind: Any, value: object, place: str) -> Any:  # noqa: ANN401  any of 
             return kind(**given)  # type: ignore[operator]  # a dataclass's type
         except TypeError as error:
             raise DoctorError(f"{place}: {error}") from error
-    if origin is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, (list, tuple)):
         if arguments[-1] is Ellipsis:
             return tuple(_read(arguments[0], each, place) for each in value)
         if len(value) == len(arguments):
