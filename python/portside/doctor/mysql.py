@@ -8,6 +8,7 @@ account of mysql_native_password spares it.
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
@@ -94,6 +95,8 @@ class Session:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         local = self._login.host.startswith("/")
+        if local and not Path(self._login.host).is_socket():  # PyMySQL would leave its own open
+            raise OSError("there is no such socket")
         return pymysql.Connection(
             host=None if local else self._login.host,
             unix_socket=self._login.host if local else None,
