@@ -29,6 +29,14 @@ SHARED = (
     "cli/table.py",
     "cli/pyz.py",
 )
+# Must be understood by every Python that somebody may start it with.
+MAIN = """\
+import sys
+if sys.version_info < (3, 9):
+    sys.exit("doctor.pyz needs Python 3.9 or newer; this is %d.%d" % sys.version_info[:2])
+from portside.cli.pyz import main
+main()
+"""
 NOISE = ignore_patterns("__pycache__", "*.pyi", "*.so", "tests", "bin", "RECORD", "INSTALLER")
 
 
@@ -46,9 +54,8 @@ def main() -> None:
             inside = tree / "portside" / file.relative_to(PACKAGE)
             inside.parent.mkdir(parents=True, exist_ok=True)
             inside.write_bytes(file.read_bytes())
-        zipapp.create_archive(
-            tree, target, "/usr/bin/env python3", "portside.cli.pyz:main", compressed=True
-        )
+        (tree / "__main__.py").write_text(MAIN)
+        zipapp.create_archive(tree, target, "/usr/bin/env python3", compressed=True)
     size_kib = Path(target).stat().st_size // 1024
     print(f"{target}: {', '.join(there)}; {size_kib} KiB, Python 3.9 or newer")
     if missing := [name for name in names if name not in there]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from portside import doctor
 from portside.cli import run_command as portside
 from portside.cli.table import Part, write
-from portside.doctor import screen
+from portside.doctor import checks, screen
 from portside.doctor.facts import Facts, read
 from portside.doctor.login import PASSWORD, Login, read_login
 from portside.doctor.remote import COMMAND, Failure
@@ -19,6 +23,7 @@ from portside.doctor.report import FailOn, Report
 from portside.doctor.sysctl_file import sysctl_file
 from portside.errors import ExitCode
 
+NASTY = (-(2**70), 0, 2**60, 2**2000, "", "1-9999999999", "x:y", "9" * 5000, 1e999, None, [], {})
 RECORDED = Path(__file__).parent / "recorded"
 
 
@@ -37,6 +42,16 @@ def printed(parts: list[Part]) -> str:
     return stream.getvalue()
 
 
+def _leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where in nested containers something stands that is none; the first three of a list."""
+    items = value.items() if isinstance(value, dict) else enumerate(value[:3])
+    for key, each in items:
+        if isinstance(each, (dict, list)) and each:
+            yield from _leaves(each, (*path, key))
+        else:
+            yield (*path, key)
+
+
 class TestScreen:
     @pytest.mark.parametrize(
         ("host", "verdict"), [("web", "CRITICAL: "), ("proxy", "WARNING: "), ("db", "GOOD: ")]
@@ -53,7 +68,7 @@ class TestScreen:
             *("10.215.1.7", "10.215.1.1:3306", "######......", "54%", "15,211", "0", "0"),
             *("28,232", "330", "past", "half", "this", "host"),
         ]
-        assert "1  Put Portside before the database" in text
+        assert "1  At once: let connect() reuse TIME_WAITs" in text
         assert "Danger: the database sees Portside's addresses" in text
 
     def test_clients_of_a_listener(self) -> None:
@@ -85,6 +100,18 @@ class TestScreen:
         assert alone.startswith("UNKNOWN: no host could be examined.")
 
 
+def test_every_finding_is_in_the_docs() -> None:
+    folder = Path(checks.__file__).parent
+    sources = "".join(file.read_text() for file in folder.glob("*.py"))
+    ids = set(re.findall(r'(?:id=|^ID: Final = )"([a-z0-9-]+)"', sources, re.M))
+    ids |= {"mysql-aborted-clients", "mysql-aborted-connects"} - {"mysql-"}
+    docs = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
+    listed = re.findall(
+        r"^\| ([a-z0-9-]+(?:, [a-z0-9-]+)*) \| (?:critical|warning|notice)", docs, re.M
+    )
+    assert {each for row in listed for each in row.split(", ")} == ids - {"mysql-"}
+
+
 class TestExit:
     @pytest.mark.parametrize(
         ("host", "on", "fails"),
@@ -111,7 +138,7 @@ class TestSysctlFile:
         lines = sysctl_file(report("web")).splitlines()
         at = lines.index("net.ipv4.tcp_tw_reuse = 1")
         assert lines[at - 1] == "# now: 2"
-        assert any("source-ports: Let connect() reuse TIME_WAITs" in line for line in lines[:at])
+        assert any("source-ports: At once: let connect() reuse" in line for line in lines[:at])
         assert "net.ipv4.ip_local_port_range = 1025 65000" in lines
         assert not any(line.startswith("net.ipv4.tcp_timestamps") for line in lines)  # as it is
 
@@ -149,6 +176,7 @@ class TestAnswersOfOtherHosts:
             {"sockets": []},
             {"sockets": {"flows": [{"ours": "x"}], "listeners": [], "total": 0, "took_s": 0.0}},
             {"counters": {"a": True}},
+            {"counters": {"a": -1}},
             {"processes": [{"name": "x", "pid": "1", "files": 1, "limit": 1}]},
             {"database": {"hosts": [["a"]]}},
             {"window_s": "long"},
@@ -157,6 +185,23 @@ class TestAnswersOfOtherHosts:
     def test_another_type_is_refused(self, change: dict[str, object]) -> None:
         with pytest.raises(doctor.DoctorError):
             read({**recorded("web").as_dict(), **change})
+
+    @pytest.mark.parametrize("host", ["web", "proxy"])
+    def test_whatever_it_says_nothing_breaks(self, host: str) -> None:
+        good = json.loads(json.dumps(recorded(host).as_dict()))
+        good["sockets"]["flows"][0]["explicit"] = [2000, 2001]
+        for path in _leaves(good):
+            for value in NASTY:
+                changed = copy.deepcopy(good)
+                place = changed
+                for step in path[:-1]:
+                    place = place[step]
+                place[path[-1]] = value
+                try:
+                    bad = doctor.diagnose(read(json.loads(json.dumps(changed))))
+                except doctor.DoctorError:
+                    continue
+                assert printed(screen.one_host(bad, verbose=True)) and sysctl_file(bad)
 
     @pytest.mark.parametrize("value", [None, [], 5, "facts", {}])
     def test_something_else_is_refused(self, value: object) -> None:

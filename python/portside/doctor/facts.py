@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import lru_cache
 from typing import Any, Dict, Optional, Tuple, Union, get_args, get_origin, get_type_hints  # noqa: UP035
 
 from portside.doctor.errors import DoctorError
@@ -17,6 +18,10 @@ TIME_WAIT_S = 60
 """TCP_TIMEWAIT_LEN, include/net/tcp.h; not tunable."""
 
 
+LAST_PORT = 65535
+_MOST = 1 << 64
+OTHERS = "others"
+"""Clients of a listener that are too many to tell one by one."""
 # Should the kernel not say; net/ipv4/af_inet.c.
 _DEFAULT_RANGE = (32768, 60999)
 
@@ -43,13 +48,14 @@ class Flow:
 
     Attributes:
         ours: our IP; "IP:port" of our listener where ``incoming``.
-        theirs: the destination "IP:port"; the client's IP where ``incoming``.
+        theirs: the destination "IP:port"; where ``incoming`` the client's IP, or ``OTHERS``.
         states: how many sockets in each state, by ``State`` value.
         in_range: those whose local port lies in the kernel's range, any state.
         ages: TIME_WAITs with a local port in that range by age in whole seconds; 60 numbers, or
             none. FIN_WAIT2 that its process has left counts as one of 60 s.
         explicit: the lowest and the highest local port outside that range, which a program bound
             itself; or none.
+        retried: SYN_SENT whose SYN was sent again, so that a second has passed at least.
     """
 
     ours: str
@@ -59,6 +65,7 @@ class Flow:
     in_range: int = 0
     ages: Tuple[int, ...] = ()  # noqa: UP006
     explicit: Tuple[int, ...] = ()  # noqa: UP006
+    retried: int = 0
 
     def count(self, *states: State) -> int:
         """Sockets in any of ``states``; all of them without an argument."""
@@ -97,6 +104,11 @@ class Process:
     files: int
     limit: int
     close_wait: int = 0
+
+    @property
+    def fill(self) -> float:
+        """Share of its limit."""
+        return self.files / max(self.limit, 1)
 
 
 @dataclass(frozen=True)
@@ -144,18 +156,13 @@ class Facts:
     @property
     def version(self) -> tuple[int, int]:
         """(major, minor) of the kernel; (0, 0) when it cannot be read."""
-        words = self.kernel.split("-")[0].split(".")
-        try:
-            return int(words[0]), int(words[1])
-        except (ValueError, IndexError):
-            return 0, 0
+        major, minor = ([whole(word) for word in self.kernel.split("-")[0].split(".")] + [0, 0])[:2]
+        return major or 0, minor or 0
 
     def number(self, key: str, default: int = 0) -> int:
         """A sysctl as a number, ``default`` when it is absent or none."""
-        try:
-            return int(self.sysctls[key])
-        except (KeyError, ValueError):
-            return default
+        value = whole(self.sysctls.get(key, ""))
+        return default if value is None else value
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -177,9 +184,13 @@ def read(value: object) -> Facts:
 def port_range(sysctls: Mapping[str, str]) -> tuple[int, int]:
     """The kernel's range for source ports, both ends included."""
     words = sysctls.get("net.ipv4.ip_local_port_range", "").split()
-    if len(words) == 2 and all(word.isdigit() for word in words):
-        return int(words[0]), int(words[1])
-    return _DEFAULT_RANGE
+    ports = [port for word in words if (port := whole(word)) is not None and port <= LAST_PORT]
+    return (ports[0], ports[1]) if len(ports) == 2 else _DEFAULT_RANGE
+
+
+def whole(text: str) -> int | None:
+    """A number as /proc writes them, of 20 digits at most; None for anything else."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else None
 
 
 def printable(text: str) -> str:
@@ -187,13 +198,18 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
+@lru_cache
+def _hints(kind: Any) -> dict[str, Any]:  # noqa: ANN401  a dataclass
+    return get_type_hints(kind)
+
+
 def _read(kind: Any, value: object, place: str) -> Any:  # noqa: ANN401  any of the types above
-    """``value`` as ``kind``: a dataclass, str, int, float, Dict, Tuple[X, ...] or Optional."""
+    """``value`` as ``kind``: a dataclass, str, bool, number from 0, Dict, Tuple or Optional."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Union:  # Optional[X]
         return None if value is None else _read(arguments[0], value, place)
     if is_dataclass(kind) and isinstance(value, dict):
-        hints = get_type_hints(kind)
+        hints = _hints(kind)  # type: ignore[arg-type]  # a class is hashable
         known = {item.name for item in fields(kind)}
         given = {
             key: _read(hints[key], each, f"{place}.{key}")
@@ -213,10 +229,10 @@ def _read(kind: Any, value: object, place: str) -> Any:  # noqa: ANN401  any of 
         return {
             _read(str, key, place): _read(arguments[1], each, place) for key, each in value.items()
         }
-    elif kind is float and type(value) in {int, float}:
+    elif kind is float and type(value) in {int, float} and 0 <= value < _MOST:  # type: ignore[operator]
         return float(value)  # type: ignore[arg-type]  # one of the two
     elif kind is str and isinstance(value, str):
         return printable(value)
-    elif type(value) is kind:
+    elif type(value) is kind and (kind is not int or 0 <= value < _MOST):  # type: ignore[operator]
         return value
     raise DoctorError(f"{place}: expected {kind}, found {str(value)[:40]!r}")

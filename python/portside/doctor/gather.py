@@ -80,7 +80,7 @@ def gather(window_s: float = 1.0) -> Facts:
         sysctls=sysctls,
         sockets=sockets,
         counters=after,
-        fresh={key: value - before[key] for key, value in after.items() if key in before},
+        fresh={key: max(value - before.get(key, value), 0) for key, value in after.items()},
         window_s=round(time.monotonic() - started, 2),
         processes=tuple(processes),
         unseen=tuple(unseen),
@@ -115,7 +115,7 @@ def _counters() -> dict[str, int]:
             if key in {"insert_failed", "drop", "early_drop"}:
                 name = f"conntrack.{key}"
                 found[name] = found.get(name, 0) + int(value, 16)
-    return found
+    return {key: max(value, 0) for key, value in found.items()}  # MaxConn is -1: no limit
 
 
 def _lines(path: Path) -> list[str]:
@@ -141,12 +141,12 @@ def _processes(table: sockdiag.Table, unseen: list[str]) -> tuple[dict[int, str]
             continue
         except OSError:
             continue  # it has ended
-        if process.close_wait or process.files >= process.limit * _NEAR_LIMIT:
+        if process.close_wait or process.fill >= _NEAR_LIMIT:
             found.append(process)
     if hidden:
         cure = ": run it as root" if os.geteuid() else ", not even as root"
         unseen.append(f"the sockets and file limits of {hidden:,} processes{cure}")
-    found.sort(key=lambda process: (-process.close_wait, -process.files / process.limit))
+    found.sort(key=lambda process: (-process.close_wait, -process.fill))
     return names, found[:_MOST_PROCESSES]
 
 
@@ -158,7 +158,10 @@ def _process(
     with os.scandir(folder / "fd") as entries:
         for entry in entries:
             files += 1
-            target = os.readlink(entry.path)
+            try:
+                target = os.readlink(entry.path)
+            except FileNotFoundError:
+                continue  # closed meanwhile
             if target.startswith("socket:["):
                 inode = wanted.get(target[8:-1])
                 if inode is not None:
@@ -166,4 +169,4 @@ def _process(
                     close_wait += inode in waits
     limits = _OLD_LIMIT.search((folder / "limits").read_bytes())
     limit = int(limits[1]) if limits and limits[1].isdigit() else sys.maxsize
-    return Process(name, int(folder.name), files, max(limit, 1), close_wait)
+    return Process(name, int(folder.name), files, limit, close_wait)

@@ -86,7 +86,7 @@ class Session:
             hosts, unseen = self._hosts(variables)
         except (pymysql.err.MySQLError, OSError) as error:
             raise DoctorError(f"--mysql {address}: {printable(str(error))}") from error
-        fresh = {key: value - self._before.get(key, 0) for key, value in status.items()}
+        fresh = {key: max(value - self._before.get(key, 0), 0) for key, value in status.items()}
         version = printable(variables.get("version", ""))
         return Database(address, version, variables, status, fresh, hosts), unseen
 

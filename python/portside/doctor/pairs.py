@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from portside.doctor.facts import TIME_WAIT_S, Facts, Flow, State, port_range
+from portside.doctor.facts import LAST_PORT, TIME_WAIT_S, Facts, Flow, State, port_range, whole
 
 MEASURED: Final = "measured on Linux 6.18"
 _RATE_OVER_S: Final = 10
@@ -109,8 +109,9 @@ def reserved_ports(sysctls: Mapping[str, str]) -> list[tuple[int, int]]:
     found = []
     for word in sysctls.get("net.ipv4.ip_local_reserved_ports", "").split(","):
         first, _, last = word.strip().partition("-")
-        if first.isdigit() and (last or first).isdigit():
-            found.append((int(first), int(last or first)))
+        ports = whole(first), whole(last or first)
+        if ports[0] is not None and ports[1] is not None:
+            found.append((ports[0], min(ports[1], LAST_PORT)))
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from portside.cli.table import Cell, Part, Table
-from portside.doctor.facts import Facts, Listener, State
+from portside.doctor.facts import OTHERS, Facts, Listener, State
 from portside.doctor.finding import Cure, Finding, Severity
 from portside.doctor.pairs import Pair
 from portside.doctor.remote import Failure
@@ -156,23 +156,26 @@ def _left(pair: Pair) -> str:
 def _clients(facts: Facts, most: int) -> Table:
     """Who comes in, by listener."""
     listeners = {join(each.address, each.port): each for each in _listeners(facts)}
-    by_port = {each.port: each for each in _listeners(facts)}
+    by_port = {str(each.port): each for each in _listeners(facts)}
     sums: dict[str, dict[str, int]] = {}
     hosts: dict[str, int] = {}
+    many = set()
     for flow in facts.sockets.flows if facts.sockets else ():
         if flow.incoming:
             total = sums.setdefault(flow.ours, {})
             hosts[flow.ours] = hosts.get(flow.ours, 0) + 1
+            if flow.theirs == OTHERS:
+                many.add(flow.ours)
             for state, count in flow.states.items():
                 total[state] = total.get(state, 0) + count
     rows = []
     for name, total in sorted(sums.items(), key=lambda each: -sum(each[1].values()))[:most]:
-        listener = listeners.get(name) or by_port.get(int(name.rpartition(":")[2]))
+        listener = listeners.get(name) or by_port.get(name.rpartition(":")[2])
         rows.append(
             (
                 name,
                 listener.process if listener else "",
-                f"{hosts[name]:,}",
+                f"{hosts[name]:,}" + ("+" if name in many else ""),
                 f"{total.get(State.ESTABLISHED.value, 0):,}",
                 f"{total.get(State.TIME_WAIT.value, 0):,}",
                 f"{total.get(State.CLOSE_WAIT.value, 0):,}",

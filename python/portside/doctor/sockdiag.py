@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from portside.doctor.facts import TIME_WAIT_S, Flow, Listener, Sockets, State
+from portside.doctor.facts import OTHERS, TIME_WAIT_S, Flow, Listener, Sockets, State
 
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
@@ -28,15 +28,16 @@ _ERROR: Final = 2
 _DONE: Final = 3
 _HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
 _REQUEST: Final = struct.Struct("=BBBxI48x")  # family, protocol, extensions, states, no filter
-# length, type; state, timer; our port, their port, our address, their address; ms left, receive
-# queue, send queue; inode
-_MESSAGE: Final = struct.Struct("=IH10x xBBx2s2s16s16s12xIII4xI")
+# length, type; state, timer, retransmissions; our port, their port, our address, their address;
+# ms left, receive queue, send queue; inode
+_MESSAGE: Final = struct.Struct("=IH10x xBBB2s2s16s16s12xIII4xI")
 _LISTEN: Final = 10
+_SYN_SENT: Final = 2
 _CLOSE_WAIT: Final = 8
 _TIMER_TIME_WAIT: Final = 3  # idiag_timer: kept by the kernel only, no process has it
 _STATES: Final = {
     1: State.ESTABLISHED,
-    2: State.SYN_SENT,
+    _SYN_SENT: State.SYN_SENT,
     3: State.SYN_RECV,
     4: State.FIN_WAIT1,
     5: State.FIN_WAIT2,
@@ -50,6 +51,7 @@ _STATES: Final = {
 _RECEIVE_BYTES: Final = 1 << 18
 # A flood from the whole internet must not make the doctor eat the host's memory.
 _MOST_GROUPS: Final = 50_000
+_MOST_FLOWS: Final = 2_000
 
 
 class NoTable(Exception):
@@ -64,6 +66,7 @@ class _Group:
     in_range: int = 0
     ages: list[int] = field(default_factory=lambda: [0] * TIME_WAIT_S)
     explicit: list[bytes] = field(default_factory=list)
+    retried: int = 0
 
 
 @dataclass
@@ -110,7 +113,7 @@ def table(port_range: tuple[int, int]) -> Table:
         _count_sockets(family, count)
     flows = _flows(count.groups)
     took_s = time.monotonic() - started
-    total = sum(flow.count() for flow in flows)
+    total = sum(sum(group.states.values()) for group in count.groups.values())
     sockets = Sockets(flows, tuple(count.listeners.values()), total, took_s)
     return Table(sockets, count.listeners, count.close_waits)
 
@@ -156,7 +159,7 @@ def _dump(family: int, states: int) -> Iterator[tuple[Any, ...]]:
 
 def _count_listeners(family: int, count: _Count) -> None:
     for message in _dump(family, 1 << _LISTEN):
-        port, address, queued, backlog, inode = message[4], message[6], *message[9:12]
+        port, address, queued, backlog, inode = message[5], message[7], *message[10:13]
         count.listening.add(port)
         # The kernel tells a listener's waiting clients and its backlog as its two queues.
         count.listeners[inode] = Listener(
@@ -168,7 +171,7 @@ def _count_sockets(family: int, count: _Count) -> None:
     """Everything but listeners. The one loop that has to be fast."""
     low, high, listening, groups = count.low, count.high, count.listening, count.groups
     for message in _dump(family, 0xFFFF & ~(1 << _LISTEN | 1)):
-        _, _, state, timer, port, their_port, ours, theirs, left_ms, _, _, inode = message
+        _, _, state, timer, again, port, their_port, ours, theirs, left_ms, _, _, inode = message
         in_range = low <= port <= high
         # A listener that has ended leaves its sockets behind: then the ports tell.
         incoming = port in listening or (not in_range and low <= their_port <= high)
@@ -185,25 +188,35 @@ def _count_sockets(family: int, count: _Count) -> None:
                 group.ages[max(TIME_WAIT_S - 1 - left_ms // 1000, 0)] += 1
         elif not incoming:
             group.explicit = [min([port, *group.explicit]), max([port, *group.explicit])]
+        if again and state == _SYN_SENT:
+            group.retried += 1
         if state == _CLOSE_WAIT:
             count.close_waits.append(inode)
 
 
 def _flows(groups: dict[tuple[Any, ...], _Group]) -> tuple[Flow, ...]:
-    """The groups by the text of their addresses: ::ffff:10.0.0.7 is 10.0.0.7, one port space."""
+    """The groups by the text of their addresses: ::ffff:10.0.0.7 is 10.0.0.7, one port space.
+
+    The small ones beyond ``_MOST_FLOWS`` become one per listener; outgoing ones cannot be full.
+    """
     named: dict[tuple[str, str, bool], _Group] = {}
-    for (family, ours, theirs, port, incoming), group in groups.items():
-        number = int.from_bytes(port, "big")
+    by_size = sorted(groups.items(), key=lambda each: -sum(each[1].states.values()))
+    for number, ((family, ours, theirs, port, incoming), group) in enumerate(by_size):
         our_text, their_text = _text(family, ours), _text(family, theirs)
+        if number >= _MOST_FLOWS:
+            if not incoming:
+                continue
+            their_text = OTHERS
         if incoming:
-            our_text = join(our_text, number)
+            our_text = join(our_text, int.from_bytes(port, "big"))
         else:
-            their_text = join(their_text, number)
+            their_text = join(their_text, int.from_bytes(port, "big"))
         total = named.setdefault((our_text, their_text, incoming), _Group())
         for state, sockets in group.states.items():
             total.states[state] = total.states.get(state, 0) + sockets
         total.in_range += group.in_range
         total.explicit += group.explicit
+        total.retried += group.retried
         total.ages = [mine + more for mine, more in zip(total.ages, group.ages)]
     return tuple(
         Flow(
@@ -214,6 +227,7 @@ def _flows(groups: dict[tuple[Any, ...], _Group]) -> tuple[Flow, ...]:
             in_range=group.in_range,
             ages=tuple(group.ages) if any(group.ages) else (),
             explicit=_hull(group.explicit),
+            retried=group.retried,
         )
         for (ours, theirs, incoming), group in named.items()
     )

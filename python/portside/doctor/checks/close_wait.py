@@ -9,6 +9,7 @@ from portside.doctor.facts import Facts, State
 from portside.doctor.finding import Cure, Finding, Severity
 
 _MANY: Final = 50
+_SHARE: Final = 0.05  # of the sockets there: a busy program always has some on their way
 _CRITICAL: Final = 0.5  # of a program's files
 _MOST: Final = 3
 
@@ -17,14 +18,16 @@ def check(facts: Facts) -> Iterator[Finding]:
     """Pairs with many of them; a program that closes in time has a handful."""
     flows = facts.sockets.flows if facts.sockets else ()
     leaky: dict[str, int] = {}
+    alive: dict[str, int] = {}
     for flow in flows:
         # Clients of a listener are one leak, however many they are.
         name = f"clients of {flow.ours}" if flow.incoming else f"{flow.ours} -> {flow.theirs}"
         leaky[name] = leaky.get(name, 0) + flow.count(State.CLOSE_WAIT)
+        alive[name] = alive.get(name, 0) + flow.count() - flow.count(State.TIME_WAIT)
     owners = [each for each in facts.processes if each.close_wait]
     for name, count in sorted(leaky.items(), key=lambda each: -each[1])[:_MOST]:
-        if count < _MANY:
-            return
+        if count < _MANY or count < alive[name] * _SHARE:
+            continue
         whose = ", ".join(f"{each.name} (pid {each.pid})" for each in owners[:2])
         is_fatal = any(each.close_wait >= each.limit * _CRITICAL for each in owners)
         yield Finding(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from portside.doctor.facts import Database, Facts
+from portside.doctor.facts import Database, Facts, whole
 from portside.doctor.finding import Cure, Finding, Severity
 
 _NEAR: Final = 0.8
@@ -176,4 +176,4 @@ _LOGIN: Final = Cure(
 
 
 def _number(text: str | None) -> int:
-    return int(text) if text is not None and text.isdigit() else 0
+    return whole(text or "") or 0

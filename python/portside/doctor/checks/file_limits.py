@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from portside.doctor.facts import Facts
+from portside.doctor.facts import Facts, whole
 from portside.doctor.finding import Cure, Finding, Severity
 
 _WARN: Final = 0.8
@@ -15,13 +15,13 @@ _MOST: Final = 3
 
 def check(facts: Facts) -> Iterator[Finding]:
     """A process or the host near its limit."""
-    near = [each for each in facts.processes if each.files >= each.limit * _WARN]
-    for each in sorted(near, key=lambda one: -one.files / one.limit)[:_MOST]:
+    near = [each for each in facts.processes if each.fill >= _WARN]
+    for each in sorted(near, key=lambda one: -one.fill)[:_MOST]:
         yield Finding(
             id="file-limit",
-            severity=_severity(each.files / each.limit),
+            severity=_severity(each.fill),
             title=f"{each.name} (pid {each.pid}) has {each.files:,} of {each.limit:,} files open"
-            f" ({each.files / each.limit:.0%}): then accept() and socket() fail with EMFILE",
+            f" ({each.fill:.0%}): then accept() and socket() fail with EMFILE",
             cures=(
                 Cure(
                     "A larger limit: LimitNOFILE= in its systemd unit, or limits.conf; then"
@@ -37,9 +37,8 @@ def check(facts: Facts) -> Iterator[Finding]:
             ),
             source="getrlimit(2)",
         )
-    words = facts.sysctls.get("fs.file-nr", "").split()
+    used = whole(facts.sysctls.get("fs.file-nr", "").partition(" ")[0]) or 0
     most = facts.number("fs.file-max")
-    used = int(words[0]) if words and words[0].isdigit() else 0
     if most and used >= most * _WARN:
         yield Finding(
             id="file-max",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from portside.doctor.facts import Facts
+from portside.doctor.facts import LAST_PORT, Facts
 from portside.doctor.finding import Cure, Finding, Severity
 from portside.doctor.pairs import MEASURED, range_size, reserved_ports
 
@@ -22,7 +22,7 @@ def widen(facts: Facts) -> Cure:
     inside = {each.port for each in listening}
     for flow in facts.sockets.flows if facts.sockets else ():
         if flow.explicit:
-            inside.update(range(flow.explicit[0], flow.explicit[-1] + 1))
+            inside.update(range(max(flow.explicit[0], 1), min(flow.explicit[-1], LAST_PORT) + 1))
     inside = {port for port in inside if low <= port <= high}
     for first, last in reserved_ports(facts.sysctls):
         inside.update(range(first, last + 1))
@@ -30,7 +30,8 @@ def widen(facts: Facts) -> Cure:
     if inside:
         settings[RESERVED] = spans(inside)
     return Cure(
-        f"Widen the kernel's range to {low}-{high}; reserve what listens or is bound there",
+        f"At once: widen the kernel's range to {low}-{high}, and reserve what listens or is bound"
+        " there: --sysctl-file - prints both lines",
         f"{high - low + 1:,} ports instead of {range_size(facts.sysctls):,}:"
         f" {(high - low + 1) / 60:,.0f} connections/s per destination",
         "a listener that is not running now, or a proxy's own ports, belong into"

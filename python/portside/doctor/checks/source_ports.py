@@ -91,6 +91,10 @@ def _evidence(facts: Facts, pair: Pair) -> tuple[str, ...]:
             " first walks every port of one parity: connect() takes 3 ms instead of 0.03 ms with"
             f" 28,232 ports, 5 ms with 63,976 ({MEASURED}; this is {facts.kernel})"
         )
+    said.append(
+        "elsewhere it looks like this: errno 99 (Cannot assign requested address) in PHP, SOCKERR"
+        " for health checks in HAProxy's log, and a database that idles"
+    )
     if pair.reusable:
         said.append(
             "net.ipv4.tcp_tw_reuse gives TIME_WAITs out again, provided the other end has"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from portside.doctor.facts import Facts
+from portside.doctor.facts import Facts, whole
 from portside.doctor.finding import Cure, Finding, Severity
 
 KEY: Final = "net.ipv4.tcp_mem"
@@ -15,9 +15,10 @@ def check(facts: Facts) -> Iterator[Finding]:
     """Past the second number (pressure) or near the third (the end)."""
     words = facts.sysctls.get(KEY, "").split()
     used = facts.counters.get("sockstat.mem", 0)
-    if len(words) != 3 or not all(word.isdigit() for word in words):
+    limits = [limit for word in words if (limit := whole(word)) is not None]
+    if len(limits) != 3:
         return
-    pressure, most = int(words[1]), int(words[2])
+    _, pressure, most = limits
     aborted = facts.fresh.get("TCPAbortOnMemory", 0)
     if used < pressure and not aborted:
         return

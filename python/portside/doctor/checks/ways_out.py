@@ -1,4 +1,6 @@
-"""What helps against source ports that run out, best first: the article's list, corrected.
+"""What helps against source ports that run out: the article's list, corrected.
+
+First what one command does at 3 a.m., then what ends it for good, best first.
 
 Each sentence with a figure says where it was measured. Source: the article "HAProxy, high mysql
 request rate and TCP source port exhaustion", and measurements of it on Linux 6.18.
@@ -15,13 +17,14 @@ from portside.doctor.finding import Cure
 from portside.doctor.pairs import Pair, range_size
 
 CLOSE_IN_ORDER: Final = Cure(
-    "Put Portside before the database: it lets the server close first and answers with a reset",
+    "For good: put Portside before the database; it lets the server close first and answers with"
+    " a reset",
     "no TIME_WAIT on any host: one source port carried 50,000 connections in a row"
     " (measured on Linux 6.18)",
     "the database sees Portside's addresses: each needs its GRANTs",
 )
 UNIX_SOCKET: Final = Cure(
-    "Use the server's unix socket: it is on this very host",
+    "For good: use the server's unix socket: it is on this very host",
     "no source port at all",
     "'user'@'localhost' needs its own GRANTs",
 )
@@ -52,16 +55,15 @@ RESET: Final = Cure(
 
 
 def ways_out(facts: Facts, pair: Pair) -> tuple[Cure, ...]:
-    """What is not done yet, best first."""
-    cures = [CLOSE_IN_ORDER, PERSISTENT]
-    if _is_ours(pair):
-        cures.insert(0, UNIX_SOCKET)
+    """What is not done yet, in the order to try it."""
+    cures = []
     if not pair.reusable and facts.number("net.ipv4.tcp_tw_reuse") != 1:
         cures.append(REUSE)
     wider = widen(facts)
     if range_size({**facts.sysctls, **wider.sysctls}) > range_size(facts.sysctls):
         cures.append(wider)
-    return (*cures, MORE_ADDRESSES, ASK_LESS, RESET)
+    local = [UNIX_SOCKET] if _is_ours(pair) else []
+    return (*cures, *local, CLOSE_IN_ORDER, PERSISTENT, MORE_ADDRESSES, ASK_LESS, RESET)
 
 
 def _is_ours(pair: Pair) -> bool:
