@@ -28,6 +28,7 @@ SHARED = (
     "cli/__init__.py",
     "cli/table.py",
     "cli/pyz.py",
+    "cli/duration.py",  # trace and plan read times with it
 )
 # Must be understood by every Python that somebody may start it with.
 MAIN = """\
@@ -47,7 +48,7 @@ def main() -> None:
         tree = Path(folder)
         add_libraries(tree)
         there = [name for name in names if (PACKAGE / "cli" / f"{name}.py").exists()]
-        files = [PACKAGE / name for name in SHARED]
+        files = [PACKAGE / name for name in SHARED if (PACKAGE / name).exists()]
         for name in there:
             files += [PACKAGE / "cli" / f"{name}.py", *sources(name)]
         for file in files:

@@ -32,7 +32,7 @@ class NoInstance(PortsideError):
     """No running Portside answered at an admin address; the text names the address tried."""
 
 
-@dataclass(frozen=True)  # no slots: doctor.pyz runs on Python 3.9
+@dataclass(frozen=True)
 class Problem:
     """One mistake in a configuration, or one thing worth a warning.
 

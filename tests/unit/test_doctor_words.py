@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from portside import doctor
 from portside.cli import run_command as portside
-from portside.cli.table import Part, write
+from portside.cli.doctor import show
 from portside.doctor import checks, screen
 from portside.doctor.facts import Facts, read
 from portside.doctor.login import PASSWORD, Login, read_login
@@ -35,10 +35,9 @@ def report(host: str) -> Report:
     return doctor.diagnose(recorded(host))
 
 
-def printed(parts: list[Part]) -> str:
+def printed(parts: list[screen.Part]) -> str:
     stream = io.StringIO()
-    for part in parts:
-        write(part, stream)
+    show(parts, stream)
     return stream.getvalue()
 
 

@@ -7,12 +7,15 @@ standard library, click and rich, and runs on Python 3.9.
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from portside import doctor
-from portside.cli.table import Part, write
+from portside.cli import table
 from portside.doctor import screen
 from portside.doctor.errors import DoctorError
 from portside.doctor.finding import Severity
@@ -51,7 +54,7 @@ def main(options: Options) -> int:
     if options.as_json:
         print(json.dumps(report.as_dict(), indent=2))
     else:
-        _show(screen.one_host(report, options.verbose))
+        show(screen.one_host(report, options.verbose), sys.stdout)
     return ExitCode.NO if report.fails(FailOn(options.fail_on)) else ExitCode.GOOD
 
 
@@ -66,7 +69,7 @@ def _many(options: Options) -> int:
     if options.as_json:
         print(json.dumps({"hosts": [_as_dict(*each) for each in answers]}, indent=2))
     else:
-        _show(screen.many_hosts(answers, options.verbose))
+        show(screen.many_hosts(answers, options.verbose), sys.stdout)
     good = all(
         isinstance(each, Report) and not each.fails(FailOn(options.fail_on)) for _, each in answers
     )
@@ -92,6 +95,24 @@ def _write_settings(report: Report, path: Path) -> int:
     return ExitCode.GOOD
 
 
-def _show(parts: list[Part]) -> None:
+def show(parts: Sequence[screen.Part], stream: TextIO) -> None:
+    """Writes a screen: with colours and folded on a terminal, else as plain text."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=stream, highlight=False, no_color="NO_COLOR" in os.environ)
     for part in parts:
-        write(part, sys.stdout)
+        if isinstance(part, str):
+            table.write(part, stream)
+        elif isinstance(part, table.Cell):
+            if stream.isatty():
+                console.print(Text(part.text, style=part.style))
+            else:
+                stream.write(part.text + "\n")
+        elif stream.isatty():
+            shown = table.as_rich(part)
+            shown.show_header = any(part.heads)
+            console.print(shown)
+        else:
+            text = table.plain(part)
+            stream.write(text if any(part.heads) else text.partition("\n")[2])

@@ -1,14 +1,17 @@
 """Columns for people and for pipes: one description, two ways to write it.
 
 On a terminal: rich, fitted to its width, long texts folded. Elsewhere: plain text, every value in
-full, columns apart by two blanks, so that grep and awk work. Also part of doctor.pyz: Python 3.9.
+full, columns apart by two blanks, so that grep and awk work.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TextIO, Union
+from typing import TYPE_CHECKING, TextIO, Union
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 
 @dataclass(frozen=True)
@@ -21,25 +24,22 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Headings and rows; ``right`` are the columns that hold numbers.
-
-    Without a single heading there is no head line.
-    """
+    """Headings and rows; ``right`` are the columns that hold numbers."""
 
     heads: tuple[str, ...]
     rows: tuple[tuple[Cell | str, ...], ...]
     right: frozenset[int] = frozenset()
 
 
-Part = Union[Table, Cell, str]
+Part = Union[Table, str]  # noqa: UP007  Python 3.9: doctor.pyz
 
 
 def write(part: Part, stream: TextIO) -> None:
     """Writes a line or a table to ``stream``."""
     if stream.isatty():
         _write_rich(part, stream)
-    elif isinstance(part, (str, Cell)):
-        stream.write(_text(part) + "\n")
+    elif isinstance(part, str):
+        stream.write(part + "\n")
     else:
         stream.write(plain(part))
 
@@ -48,7 +48,7 @@ def plain(table: Table) -> str:
     """The table as aligned text; columns that hold nothing are left out."""
     rows = [tuple(_text(cell) for cell in row) for row in table.rows]
     kept = [at for at in range(len(table.heads)) if not rows or any(row[at] for row in rows)]
-    lines = [table.heads, *rows] if any(table.heads) else rows
+    lines = [table.heads, *rows]
     widths = {at: max(len(line[at]) for line in lines) for at in kept}
     text = []
     for line in lines:
@@ -64,25 +64,13 @@ def _text(cell: Cell | str) -> str:
     return cell if isinstance(cell, str) else cell.text
 
 
-def _write_rich(part: Part, stream: TextIO) -> None:
-    from rich.console import Console
+def as_rich(part: Table) -> RichTable:
+    """The table for a terminal; columns that hold nothing are left out."""
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    console = Console(file=stream, highlight=False, no_color="NO_COLOR" in os.environ)
-    if isinstance(part, str):
-        part = Cell(part, "bold yellow" if part.startswith("! ") else "")
-    if isinstance(part, Cell):
-        console.print(Text(part.text, style=part.style))
-        return
     kept = [at for at in range(len(part.heads)) if any(_text(row[at]) for row in part.rows)]
-    shown = RichTable(
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        header_style="bold",
-        show_header=any(part.heads),
-    )
+    shown = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for at in kept or range(len(part.heads)):
         last = at == (kept or range(len(part.heads)))[-1]
         # Only the last column may fold: names and numbers that break are misread.
@@ -97,4 +85,16 @@ def _write_rich(part: Part, stream: TextIO) -> None:
         shown.add_row(
             *(Text(c) if isinstance(c, str) else Text(c.text, style=c.style) for c in cells)
         )
-    console.print(shown)
+    return shown
+
+
+def _write_rich(part: Part, stream: TextIO) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=stream, highlight=False, no_color="NO_COLOR" in os.environ)
+    if isinstance(part, str):
+        style = "bold yellow" if part.startswith("! ") else ""
+        console.print(Text(part, style=style))
+    else:
+        console.print(as_rich(part))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, Union
 
-from portside.cli.table import Cell, Part, Table
+from portside.cli.table import Cell, Table
 from portside.doctor.facts import OTHERS, Facts, Listener, State
 from portside.doctor.finding import Cure, Finding, Severity
 from portside.doctor.pairs import Pair
 from portside.doctor.remote import Failure
 from portside.doctor.report import Report
 from portside.doctor.sockdiag import join
+
+Part = Union[Table, Cell, str]
+"""A table (without a head line where no column has a heading), or a line."""
 
 _STYLES: Final = {
     Severity.CRITICAL: "bold red",
