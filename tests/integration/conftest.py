@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,15 +49,3 @@ def namespace() -> Iterator[Namespace]:
         pytest.skip("network namespaces need root")
     with Namespace() as made:
         yield made
-
-
-@pytest.fixture(scope="session")
-def pyz() -> Iterator[Path]:
-    """doctor.pyz as ``make doctor.pyz`` builds it, where every user may read it."""
-    target = Path(tempfile.mkdtemp(prefix="pyz-")) / "doctor.pyz"
-    script = Path(__file__).parents[2] / "scripts" / "pyz.py"
-    subprocess.run([sys.executable, script, target, "doctor", "trace", "plan"], check=True)
-    target.parent.chmod(0o755)
-    target.chmod(0o755)
-    yield target
-    shutil.rmtree(target.parent)

@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import pty
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,15 +32,32 @@ from tests.support.waiting import wait_until
 
 netns = pytest.mark.netns
 
+# The tests' own Python may lie in root's home.
+SYSTEM_PYTHON = shutil.which("python3", path="/usr/bin:/bin") or sys.executable
+NARROW = {"ip_local_port_range": "40000 41999", "tcp_tw_reuse": "0"}
+
 # In place of ssh: HOST is the namespace that $WEB, $PROXY or $DB names.
 _STAND_IN = """#!/bin/sh
 eval place=\\$$1
 [ -n "$place" ] || { echo "ssh: Could not resolve hostname $1" >&2; exit 255; }
+unset PYTHONHOME
 exec ip netns exec "$place" sh -c "$2"
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
+def pyz() -> Iterator[Path]:
+    """doctor.pyz as ``make doctor.pyz`` builds it, where every user may read it."""
+    target = Path(tempfile.mkdtemp(prefix="pyz-")) / "doctor.pyz"
+    script = Path(__file__).parents[2] / "scripts" / "pyz.py"
+    subprocess.run([sys.executable, script, target, "doctor", "trace", "plan"], check=True)
+    target.parent.chmod(0o755)
+    target.chmod(0o755)
+    yield target
+    shutil.rmtree(target.parent)
+
+
+@pytest.fixture(scope="module")
 def old_python() -> list[str]:
     """The command of a real Python 3.9."""
     command = python39()
@@ -53,9 +72,7 @@ class Platform:
     def __init__(self, web: Namespace, proxy: Namespace, db: Namespace) -> None:
         self.web, self.proxy, self.db = web, proxy, db
         for place in (web, proxy, db):
-            place.inside(
-                lambda: sick.sysctls({"ip_local_port_range": "40000 41999", "tcp_tw_reuse": "0"})
-            )
+            place.inside(lambda: sick.sysctls(NARROW))
         self._link(web, proxy, "10.217.1.7", "10.217.1.1")
         self._link(proxy, db, "10.217.2.5", "10.217.2.11")
 
@@ -138,10 +155,16 @@ def test_json_over_ssh_and_a_good_host(three: Platform, capsys: pytest.CaptureFi
 
 
 @netns
+def test_the_one_file_over_ssh(three: Platform, pyz: Path, old_python: list[str]) -> None:
+    command = [*old_python, str(pyz), "--ssh", "WEB, DB"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split()[1] for line in done.stdout.splitlines()[3:5]] == ["GOOD", "GOOD"]
+
+
+@netns
 def test_a_real_sshd(namespace: Namespace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    namespace.inside(
-        lambda: sick.sysctls({"ip_local_port_range": "40000 41999", "tcp_tw_reuse": "0"})
-    )
+    namespace.inside(lambda: sick.sysctls(NARROW))
     with namespace.inside(sick.listen) as listener:
         namespace.inside(lambda: sick.close_first(listener, 1_020))
     try:
@@ -172,6 +195,22 @@ class TestOneFile:
             check=False,
         )
         assert (full.returncode, full.stderr) == (0, "") and "notice port-range" in full.stdout
+
+    @netns
+    def test_an_ordinary_user(self, pyz: Path, namespace: Namespace) -> None:
+        namespace.inside(lambda: sick.sysctls(NARROW))
+        with namespace.inside(sick.listen) as listener:
+            namespace.inside(lambda: sick.close_first(listener, 1_020))
+        done = subprocess.run(
+            [*namespace.prefix, "setpriv", "--reuid=65534", "--clear-groups", SYSTEM_PYTHON, pyz],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1, done.stderr
+        assert done.stdout.startswith("CRITICAL: 127.0.0.1 -> 127.0.0.1:3306")
+        assert "! Not seen: the sockets and file limits of" in done.stdout
+        assert "processes: run it as root." in done.stdout
 
     def test_on_a_terminal_it_has_colours(self, pyz: Path, old_python: list[str]) -> None:
         main, far = pty.openpty()

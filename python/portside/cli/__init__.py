@@ -233,7 +233,7 @@ def _doctor(  # noqa: PLR0917 (click passes each by name)
 
     if ssh and (mysql or sysctl_file):
         raise click.UsageError("--mysql and --sysctl-file are for this host: not with --ssh")
-    hosts = tuple(ssh.split(",")) if ssh else ()
+    hosts = tuple(host.strip() for host in ssh.split(",")) if ssh else ()
     return command.main(
         command.Options(verbose, as_json, sysctl_file, fail_on, hosts, mysql, mysql_password_file)
     )

@@ -45,7 +45,7 @@ def _full(facts: Facts, each: Listener) -> Finding:
         f" most {each.backlog:,}",
         evidence=(
             f"ListenOverflows +{facts.fresh.get('ListenOverflows', 0):,} while watching; a client"
-            " that finds no room tries again after 1 s, 3 s, 7 s",
+            " that finds no room waits a second at least, for its SYN to be sent again",
         ),
         cures=(
             Cure(

@@ -41,7 +41,7 @@ def check(facts: Facts) -> Iterator[Finding]:
             Cure(
                 f"{MAX} = {most * 4}",
                 "four times the connections",
-                "about 320 bytes of kernel memory each; raise nf_conntrack_buckets as well",
+                "kernel memory for each; raise nf_conntrack_buckets as well",
                 {MAX: str(most * 4)},
             ),
             Cure(

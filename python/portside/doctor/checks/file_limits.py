@@ -49,7 +49,7 @@ def check(facts: Facts) -> Iterator[Finding]:
                 Cure(
                     f"fs.file-max = {most * 2}",
                     "twice the files",
-                    "about 1 KiB of kernel memory each",
+                    "kernel memory for each",
                     {"fs.file-max": str(most * 2)},
                 ),
             ),

@@ -13,7 +13,6 @@ from portside.doctor.pairs import MEASURED, CloserFirst, Pair, has_cliff, pairs
 ID: Final = "source-ports"
 _SOURCE: Final = "the article; tcp(7); facts measured on Linux 6.18"
 _WORTH_A_WARNING: Final = 0.35  # of the range, where no clock runs
-_SOON_S: Final = 600
 _MOST: Final = 20  # pairs; the hundredth has nothing new to say
 
 
@@ -34,9 +33,7 @@ def check(facts: Facts) -> Iterator[Finding]:
 
 
 def _severity(pair: Pair) -> Severity | None:
-    if pair.left_s is not None and pair.left_s <= _SOON_S:
-        return Severity.CRITICAL
-    if pair.cliff_s == 0:
+    if pair.left_s is not None or pair.cliff_s == 0:
         return Severity.CRITICAL
     if pair.cliff_s is not None or _held(pair) >= pair.size * _WORTH_A_WARNING:
         return Severity.WARNING
