@@ -277,6 +277,27 @@ class TestMySQL:
         assert report.facts.database is not None
         assert report.facts.database.version.startswith("9.")
 
+    def test_without_tls_and_with_everything_wrong(
+        self, mariadb_factory: Callable[..., MariaDB]
+    ) -> None:
+        server = mariadb_factory(
+            options={
+                "max-connections": "20",
+                "performance-schema": "ON",
+                "max-connect-errors": "5",
+                "skip-name-resolve": "OFF",
+            }
+        )
+        for _ in range(3):  # they leave before the login
+            socket.create_connection(("127.0.0.1", server.port)).close()
+        wait_until(lambda: server.status("Aborted_connects") >= 3, what="Aborted_connects")
+        with contextlib.ExitStack() as stack:
+            for _ in range(16):
+                stack.enter_context(server.connect())
+            ids = {each.id: each for each in doctor.examine(0, self.login(server)).findings}
+        assert "of max_connections = 20" in ids["mysql-connections"].title
+        assert "left before or failed the login" in ids["mysql-aborted-connects"].title
+
     def test_full(self, mariadb_factory: Callable[..., MariaDB]) -> None:
         server = mariadb_factory(options={"max-connections": "10"})
         with contextlib.ExitStack() as stack:

@@ -7,7 +7,6 @@ account of mysql_native_password spares it.
 
 from __future__ import annotations
 
-import ssl
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -91,9 +90,6 @@ class Session:
         return Database(address, version, variables, status, fresh, hosts), unseen
 
     def _connect(self) -> pymysql.connections.Connection[Any]:
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
         local = self._login.host.startswith("/")
         if local and not Path(self._login.host).is_socket():  # PyMySQL would leave its own open
             raise OSError("there is no such socket")
@@ -102,8 +98,8 @@ class Session:
             unix_socket=self._login.host if local else None,
             port=self._login.port,
             user=self._login.user,
-            password=self._login.password,
-            ssl=None if local else context,
+            password=self._login.password.encode(),
+            ssl_disabled=local,  # else TLS where the server has it
             connect_timeout=_TIMEOUT_S,
             read_timeout=_TIMEOUT_S,
         )

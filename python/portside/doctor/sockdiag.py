@@ -49,6 +49,8 @@ _STATES: Final = {
     12: State.SYN_RECV,  # TCP_NEW_SYN_RECV
 }
 _RECEIVE_BYTES: Final = 1 << 18
+# Every state of a connection; 13 is a socket that is bound and no more.
+_CONNECTED: Final = sum(1 << state for state in _STATES)
 # A flood from the whole internet must not make the doctor eat the host's memory.
 _MOST_GROUPS: Final = 50_000
 _MOST_FLOWS: Final = 2_000
@@ -170,7 +172,7 @@ def _count_listeners(family: int, count: _Count) -> None:
 def _count_sockets(family: int, count: _Count) -> None:
     """Everything but listeners. The one loop that has to be fast."""
     low, high, listening, groups = count.low, count.high, count.listening, count.groups
-    for message in _dump(family, 0xFFFF & ~(1 << _LISTEN | 1)):
+    for message in _dump(family, _CONNECTED):
         _, _, state, timer, again, port, their_port, ours, theirs, left_ms, _, _, inode = message
         in_range = low <= port <= high
         # A listener that has ended leaves its sockets behind: then the ports tell.
