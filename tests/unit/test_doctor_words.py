@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any
 import pytest
 from portside import doctor
 from portside.cli import run_command as portside
-from portside.cli.doctor import show
-from portside.doctor import checks, screen
+from portside.cli.doctor import show, write_settings
+from portside.doctor import checks, remote, screen
 from portside.doctor.facts import Facts, read
 from portside.doctor.login import PASSWORD, Login, read_login
 from portside.doctor.remote import COMMAND, Failure
@@ -41,14 +42,13 @@ def printed(parts: list[screen.Part]) -> str:
     return stream.getvalue()
 
 
-def _leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where in nested containers something stands that is none; the first three of a list."""
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where in nested containers something stands; of a list the first three."""
     items = value.items() if isinstance(value, dict) else enumerate(value[:3])
     for key, each in items:
-        if isinstance(each, (dict, list)) and each:
-            yield from _leaves(each, (*path, key))
-        else:
-            yield (*path, key)
+        yield (*path, key)
+        if isinstance(each, (dict, list)):
+            yield from _places(each, (*path, key))
 
 
 class TestScreen:
@@ -189,7 +189,7 @@ class TestAnswersOfOtherHosts:
     def test_whatever_it_says_nothing_breaks(self, host: str) -> None:
         good = json.loads(json.dumps(recorded(host).as_dict()))
         good["sockets"]["flows"][0]["explicit"] = [2000, 2001]
-        for path in _leaves(good):
+        for path in _places(good):
             for value in NASTY:
                 changed = copy.deepcopy(good)
                 place = changed
@@ -264,6 +264,18 @@ class TestCommandLine:
     def test_hosts_that_are_none(self, hosts: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert portside(["doctor", f"--ssh={hosts}"]) == ExitCode.NO
         assert "no host name; expected HOST1,HOST2" in capsys.readouterr().err
+
+    def test_a_host_that_never_answers(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(remote, "_DEADLINE_S", 0.2)
+        monkeypatch.setenv(COMMAND, f"{sys.executable} -c 'import time; time.sleep(30)'")
+        assert portside(["doctor", "--ssh", "web1"]) == ExitCode.NO
+        assert "! web1: no answer within 0.2 s" in capsys.readouterr().out
+
+    def test_settings_that_cannot_be_written(self, tmp_path: Path) -> None:
+        with pytest.raises(doctor.DoctorError, match=r"/x cannot be written: No such file"):
+            write_settings(report("web"), tmp_path / "none" / "x")
 
     @pytest.mark.parametrize(
         ("command", "reason"),

@@ -50,7 +50,7 @@ def main(options: Options) -> int:
     login = read_login(options.mysql, options.mysql_password_file) if options.mysql else None
     report = doctor.examine(login=login)
     if options.sysctl_file is not None:
-        return _write_settings(report, options.sysctl_file)
+        return write_settings(report, options.sysctl_file)
     if options.as_json:
         print(json.dumps(report.as_dict(), indent=2))
     else:
@@ -82,7 +82,12 @@ def _as_dict(host: str, answer: Report | Failure) -> dict[str, object]:
     return {"asked": host, **answer.as_dict()}
 
 
-def _write_settings(report: Report, path: Path) -> int:
+def write_settings(report: Report, path: Path) -> int:
+    """Writes the sysctl.d file to ``path``, or prints it for "-".
+
+    Raises:
+        DoctorError: it cannot be written.
+    """
     text = sysctl_file(report)
     if str(path) == "-":
         print(text, end="")
@@ -105,10 +110,8 @@ def show(parts: Sequence[screen.Part], stream: TextIO) -> None:
         if isinstance(part, str):
             table.write(part, stream)
         elif isinstance(part, table.Cell):
-            if stream.isatty():
-                console.print(Text(part.text, style=part.style))
-            else:
-                stream.write(part.text + "\n")
+            style = part.style if stream.isatty() else ""
+            console.print(Text(part.text, style), soft_wrap=not stream.isatty())
         elif stream.isatty():
             shown = table.as_rich(part)
             shown.show_header = any(part.heads)

@@ -19,6 +19,8 @@ TIME_WAIT_S = 60
 
 
 LAST_PORT = 65535
+NO_TABLE = "the socket table"
+"""What ``Facts.unseen`` begins with where ``Facts.sockets`` is None."""
 _MOST = 1 << 64
 OTHERS = "others"
 """Clients of a listener that are too many to tell one by one."""
@@ -136,7 +138,7 @@ class Facts:
 
     Attributes:
         sysctls: by full name; absent where the kernel has no such key.
-        sockets: None where the kernel gave no table (``unseen`` has the reason).
+        sockets: None where the kernel gave no table; ``unseen`` has the reason.
         counters: /proc/net/netstat, sockstat and conntrack by name; since the boot, or now.
         fresh: what was added to ``counters`` in ``window_s``.
         unseen: what could not be read, and who could.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from portside.doctor import sockdiag
-from portside.doctor.facts import Facts, Process, Sockets, port_range, printable
+from portside.doctor.facts import NO_TABLE, Facts, Process, Sockets, port_range, printable
 
 _IPV4: Final = (
     "ip_local_port_range",
@@ -71,7 +71,7 @@ def gather(window_s: float = 1.0) -> Facts:
         )
         sockets = replace(table.sockets, listeners=listeners)
     except sockdiag.NoTable as error:
-        unseen.append(f"the socket table: {error}; modprobe tcp_diag, where the kernel has it")
+        unseen.append(f"{NO_TABLE}: {error}; modprobe tcp_diag, where the kernel has it")
     time.sleep(max(0.0, window_s - (time.monotonic() - started)))
     after = _counters()
     return Facts(

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from portside.doctor import checks
-from portside.doctor.facts import Facts
+from portside.doctor.facts import NO_TABLE, Facts
 from portside.doctor.finding import Finding, Severity
 from portside.doctor.pairs import Pair, pairs
 
@@ -49,7 +49,8 @@ class Report:
         if worst is not None and worst.severity is Severity.CRITICAL:
             return f"CRITICAL: {worst.title}."
         if self.facts.sockets is None:
-            return f"UNKNOWN: this host cannot be judged without {self.facts.unseen[-1]}."
+            why = next((text for text in self.facts.unseen if text.startswith(NO_TABLE)), NO_TABLE)
+            return f"UNKNOWN: this host cannot be judged without {why}."
         if worst is not None and worst.severity is Severity.WARNING:
             return f"WARNING: {worst.title}."
         return f"GOOD: {self._why_good()}."

@@ -8,7 +8,7 @@ from typing import Final, Union
 from portside.cli.table import Cell, Table
 from portside.doctor.facts import OTHERS, Facts, Listener, State
 from portside.doctor.finding import Cure, Finding, Severity
-from portside.doctor.pairs import Pair
+from portside.doctor.pairs import CloserFirst, Pair
 from portside.doctor.remote import Failure
 from portside.doctor.report import Report
 from portside.doctor.sockdiag import join
@@ -104,7 +104,6 @@ def _hosts(answers: Iterable[tuple[str, Report | Failure]]) -> Table:
 
 def _tables(report: Report, verbose: bool) -> list[Part]:
     parts: list[Part] = []
-    # A pair of a connection or two is of no interest, unless there is nothing else.
     pairs = report.pairs if verbose else report.pairs[:_ROWS]
     if pairs:
         parts += ["", _pairs(pairs)]
@@ -183,7 +182,7 @@ def _clients(facts: Facts, most: int) -> Table:
                 f"{total.get(State.TIME_WAIT.value, 0):,}",
                 f"{total.get(State.CLOSE_WAIT.value, 0):,}",
                 f"{listener.queued:,}/{listener.backlog:,}" if listener else "",
-                "this host" if total.get(State.TIME_WAIT.value) else "-",
+                (CloserFirst.US if total.get(State.TIME_WAIT.value) else CloserFirst.UNKNOWN).value,
             )
         )
     heads = (
