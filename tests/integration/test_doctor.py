@@ -8,6 +8,7 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -172,6 +173,25 @@ class TestStates:
             finding = one(examine(small), "listeners-in-range")
         assert "40000-41999: 41000 (" in finding.title
         assert finding.cures[0].sysctls == {"net.ipv4.ip_local_reserved_ports": "41000"}
+
+    def test_half_open_connections(self, namespace: Namespace) -> None:
+        with Namespace() as stranger:
+            namespace.ip(
+                *("link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns"), stranger.name
+            )
+            for place, device, address in ((namespace, "v0", "1"), (stranger, "v1", "2")):
+                place.ip("address", "add", f"10.218.0.{address}/16", "dev", device)
+                place.ip("link", "set", device, "up")
+            namespace.inside(lambda: sick.sysctls({"tcp_syncookies": "0"}))
+            with namespace.inside(lambda: sick.listen(("10.218.0.1", 3306), backlog=16)):
+                flood = threading.Thread(
+                    target=stranger.inside,
+                    args=(lambda: sick.forge_syns(("10.218.0.1", 3306), 1.5),),
+                )
+                flood.start()
+                report = namespace.inside(lambda: doctor.examine(1.0))
+                flood.join()
+        assert "SYNs were dropped while watching" in one(report, "syn-backlog").title
 
     def test_time_wait_limit(self, small: Namespace, listener: socket.socket) -> None:
         small.inside(lambda: sick.sysctls({"tcp_max_tw_buckets": "10"}))

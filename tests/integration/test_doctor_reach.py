@@ -187,7 +187,7 @@ class TestOneFile:
         command = [*namespace.prefix, *old_python, str(pyz), "--json"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
-        assert json.loads(done.stdout)["verdict"].startswith("GOOD: no connection leaves")
+        assert json.loads(done.stdout)["verdict"].startswith("GOOD: no connection holds")
         full = subprocess.run(
             [*namespace.prefix, *old_python, str(pyz), "doctor", "-v"],
             capture_output=True,

