@@ -54,8 +54,7 @@ _OLD_LIMIT: Final = re.compile(rb"^Max open files\s+(\d+|unlimited)", re.MULTILI
 def gather(window_s: float = 1.0) -> Facts:
     """Everything that the checks want of this host, but what a database says.
 
-    Raises:
-        DoctorError: never; see ``Facts.unseen``.
+    Never fails: what cannot be read is in ``Facts.unseen``. Takes ``window_s`` at least.
     """
     unseen: list[str] = []
     before, started = _counters(), time.monotonic()
