@@ -65,7 +65,7 @@ class TestSourcePorts:
         assert pair.rate_s == 102
         assert report.verdict.startswith("CRITICAL: 127.0.0.1 -> 127.0.0.1:3306 has 1,0")
         assert (
-            "of 2,000 source ports in TIME_WAIT (51%): connect() is past the cliff; at 102/s"
+            "of 2,000 source ports in TIME_WAIT (51 %): connect() is past the cliff; at 102/s"
             in (report.verdict)
         )
         assert report.verdict.endswith("the rest is gone in 10 s. This host closes first.")

@@ -64,7 +64,7 @@ class TestSourcePorts:
         (finding,) = found(recorded("web"), "source-ports")
         assert finding.severity is CRITICAL and finding.left_s == 0
         assert finding.title.startswith(
-            "10.215.1.7 -> 10.215.1.1:3306 has 15,211 of 28,232 source ports in TIME_WAIT (54%):"
+            "10.215.1.7 -> 10.215.1.1:3306 has 15,211 of 28,232 source ports in TIME_WAIT (54 %):"
             " connect() is past the cliff; at 330/s it stays at about"
         )
         assert finding.title.endswith("This host closes first")
@@ -85,7 +85,7 @@ class TestSourcePorts:
             (outgoing((480,) * 30), CRITICAL, "past the cliff; at 480/s the rest is gone in 29 s"),
             (outgoing((600,) * 10), CRITICAL, "at 600/s the rest is gone in 38 s"),
             (outgoing((0,) * 50 + (1100,) * 10), WARNING, "at 0/s it settles at about 0"),
-            (outgoing((0,) * 60, ESTAB=28_232), CRITICAL, "in use (100%): none is left"),
+            (outgoing((0,) * 60, ESTAB=28_232), CRITICAL, "in use (100 %): none is left"),
             (outgoing((200,) * 10), None, ""),
             (outgoing(()), None, ""),
         ],
@@ -154,12 +154,12 @@ TABLE = [
     ("unanswered", host(replace(closing("SYN-SENT", 10), retried=5)), CRITICAL, "5 conn"),
     ("unanswered", host(replace(closing("SYN-SENT", 900), retried=4)), None, ""),
     ("file-limit", host(processes=(leaker(0, 1000),)), CRITICAL, "php-fpm (pid 4711) has 1,000"),
-    ("file-limit", host(processes=(leaker(0, 850),)), WARNING, "850 of 1,024 files open (83%)"),
+    ("file-limit", host(processes=(leaker(0, 850),)), WARNING, "850 of 1,024 files open (83 %)"),
     ("file-limit", host(processes=(leaker(0, 700),)), None, ""),
     ("file-max", replace(BASE, sysctls={"fs.file-nr": "99 0 100", "fs.file-max": "100"}), CRITICAL,
      "the host has 99 of 100 files open"),
     ("conntrack", replace(BASE, sysctls={NF + "max": "1000", NF + "count": "960"}), CRITICAL,
-     "960 of 1,000 (96%): it drops"),
+     "960 of 1,000 (96 %): it drops"),
     ("conntrack", replace(BASE, sysctls={NF + "max": "1000", NF + "count": "750"}), WARNING,
      "when full it drops"),
     ("conntrack", replace(BASE, sysctls={NF + "max": "1000", NF + "count": "1"}), None, ""),
@@ -252,7 +252,7 @@ class TestDatabase:
               "fresh": {"Connection_errors_max_connections": 2}}, CRITICAL, "2 while watching, 4"),
             ("mysql-connection-errors", {"status": {"Connection_errors_accept": 4}}, NOTICE, "4"),
             ("mysql-aborted-clients", {"status": {"Aborted_clients": 10, "Connections": 100},
-              "fresh": {"Aborted_clients": 3}}, WARNING, "10.0% of all; 3 while watching"),
+              "fresh": {"Aborted_clients": 3}}, WARNING, "10.0 % of all; 3 while watching"),
             ("mysql-aborted-connects", {"status": {"Aborted_connects": 5}}, NOTICE, "login"),
             ("mysql-aborted-clients", {}, None, ""),
             ("mysql-host-blocked", {"hosts": (("10.0.0.5", 100), ("10.0.0.6", 99))}, CRITICAL,

@@ -82,7 +82,8 @@ class Report:
         fullest = max(self.pairs, key=lambda pair: pair.used)
         return (
             f"nothing runs out here; the fullest pair is {fullest.name} with {fullest.used:,} of"
-            f" {fullest.size:,} source ports ({fullest.fill:.0%}) at {fullest.rate_s:,.0f}/s"
+            f" {fullest.size:,} source ports ({100 * fullest.fill:.0f} %) at"
+            f" {fullest.rate_s:,.0f}/s"
         )
 
 

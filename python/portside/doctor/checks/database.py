@@ -127,7 +127,7 @@ def _aborted(server: Database) -> Iterator[Finding]:
             id="mysql-" + name.lower().replace("_", "-"),
             severity=Severity.WARNING if fresh else Severity.NOTICE,
             title=f"{server.address}: {count:,} clients {meaning} ({name}),"
-            f" {count / total:.1%} of all; {fresh:,} while watching",
+            f" {100 * count / total:.1f} % of all; {fresh:,} while watching",
             cures=(cure,),
             source=_SOURCE,
         )

@@ -21,7 +21,7 @@ def check(facts: Facts) -> Iterator[Finding]:
             id="file-limit",
             severity=_severity(each.fill),
             title=f"{each.name} (pid {each.pid}) has {each.files:,} of {each.limit:,} files open"
-            f" ({each.fill:.0%}): then accept() and socket() fail with EMFILE",
+            f" ({100 * each.fill:.0f} %): then accept() and socket() fail with EMFILE",
             cures=(
                 Cure(
                     "A larger limit: LimitNOFILE= in its systemd unit, or limits.conf; then"
@@ -43,8 +43,8 @@ def check(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             id="file-max",
             severity=_severity(used / most),
-            title=f"the host has {used:,} of {most:,} files open ({used / most:.0%}): at the limit"
-            " every program fails with ENFILE",
+            title=f"the host has {used:,} of {most:,} files open ({100 * used / most:.0f} %): at the"
+            " limit every program fails with ENFILE",
             cures=(
                 Cure(
                     f"fs.file-max = {most * 2}",

@@ -50,7 +50,7 @@ def _title(pair: Pair) -> str:
     count = pair.time_wait if what == "in TIME_WAIT" else pair.used
     text = (
         f"{pair.name} has {count:,} of {pair.size:,} source ports {what}"
-        f" ({count / pair.size:.0%}): {_time(pair)}"
+        f" ({100 * count / pair.size:.0f} %): {_time(pair)}"
     )
     if pair.closes_first is CloserFirst.US:
         text += ". This host closes first"
