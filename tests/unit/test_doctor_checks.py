@@ -86,6 +86,7 @@ class TestSourcePorts:
             (outgoing((600,) * 10), CRITICAL, "at 600/s the rest is gone in 38 s"),
             (outgoing((0,) * 50 + (1100,) * 10), WARNING, "at 0/s it settles at about 0"),
             (outgoing((0,) * 60, ESTAB=28_232), CRITICAL, "in use (100 %): none is left"),
+            (outgoing((0,) * 30 + (480,) * 30), CRITICAL, "at 0/s it falls to about 0 ports"),
             (outgoing((200,) * 10), None, ""),
             (outgoing(()), None, ""),
         ],
@@ -98,6 +99,9 @@ class TestSourcePorts:
     def test_with_reuse_only_what_is_not_in_time_wait_counts(self) -> None:
         full = outgoing((1000,) * 28)
         assert found(sysctls(host(full), tcp_tw_reuse="1"), "source-ports") == []
+        busy = sysctls(host(outgoing((200,) * 60, ESTAB=14_200)), tcp_tw_reuse="1")
+        (finding,) = found(busy, "source-ports")
+        assert "has 14,200 of 28,232 source ports in use (50 %): connect() is past" in finding.title
         without = sysctls(host(full), tcp_tw_reuse="1", tcp_timestamps="0")
         assert found(without, "source-ports")[0].severity is CRITICAL
         assert found(sysctls(host(full), tcp_tw_reuse="2"), "source-ports") != []

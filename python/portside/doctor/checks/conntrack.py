@@ -26,7 +26,8 @@ def check(facts: Facts) -> Iterator[Finding]:
         id="conntrack",
         severity=Severity.CRITICAL if is_full else Severity.WARNING,
         title=f"the connection tracking table holds {count:,} of {most:,}"
-        f" ({100 * count / most:.0f} %): {'it drops' if is_full else 'when full it drops'} packets of new connections",
+        f" ({100 * count / most:.0f} %): {'it drops' if is_full else 'when full it drops'}"
+        " packets of new connections",
         evidence=(
             f"dropped while watching: {drops:,}; a closed connection stays for"
             f" {facts.number(_KEEPS, 120)} s ({_KEEPS}), so"

@@ -43,8 +43,8 @@ def check(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             id="file-max",
             severity=_severity(used / most),
-            title=f"the host has {used:,} of {most:,} files open ({100 * used / most:.0f} %): at the"
-            " limit every program fails with ENFILE",
+            title=f"the host has {used:,} of {most:,} files open ({100 * used / most:.0f} %): at"
+            " the limit every program fails with ENFILE",
             cures=(
                 Cure(
                     f"fs.file-max = {most * 2}",

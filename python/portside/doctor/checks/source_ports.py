@@ -46,8 +46,9 @@ def _held(pair: Pair) -> int:
 
 
 def _title(pair: Pair) -> str:
-    what = "in TIME_WAIT" if pair.time_wait * 2 >= pair.used else "in use"
-    count = pair.time_wait if what == "in TIME_WAIT" else pair.used
+    what, count = "in use", _held(pair)
+    if not pair.reusable and pair.time_wait * 2 >= pair.used:
+        what, count = "in TIME_WAIT", pair.time_wait
     text = (
         f"{pair.name} has {count:,} of {pair.size:,} source ports {what}"
         f" ({100 * count / pair.size:.0f} %): {_time(pair)}"
@@ -64,7 +65,8 @@ def _time(pair: Pair) -> str:
     if pair.cliff_s == 0:
         past = "connect() is past the cliff"
         if pair.left_s is None:
-            return f"{past}; {rate} it stays at about {max(pair.settles_at, 0):,} ports"
+            how = "stays at" if pair.settles_at * 2 >= pair.size else "falls to"
+            return f"{past}; {rate} it {how} about {pair.settles_at:,} ports"
         return f"{past}; {rate} the rest is gone in {pair.left_s} s"
     if pair.left_s is not None:
         return f"{rate} the rest is gone in {pair.left_s} s"
