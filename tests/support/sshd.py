@@ -31,7 +31,7 @@ def _root() -> Path:
 
 
 def _run(command: list[str], folder: Path) -> str:
-    """ "" or what went wrong."""
+    """Empty, or what went wrong."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else done.stderr.strip()[-300:]
 

@@ -10,14 +10,12 @@ import enum
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import lru_cache
-from typing import Any, Dict, Optional, Tuple, Union, get_args, get_origin, get_type_hints  # noqa: UP035
+from typing import Any, Optional, Union, get_args, get_origin, get_type_hints
 
 from portside.doctor.errors import DoctorError
 
 TIME_WAIT_S = 60
 """TCP_TIMEWAIT_LEN, include/net/tcp.h; not tunable."""
-
-
 LAST_PORT = 65535
 NO_TABLE = "the socket table"
 """What ``Facts.unseen`` begins with where ``Facts.sockets`` is None."""
@@ -43,7 +41,7 @@ class State(str, enum.Enum):
     CLOSING = "CLOSING"
 
 
-# Types are written for get_type_hints of Python 3.9, which ``read`` uses.
+# ``read`` takes the types apart with get_type_hints, which knows no X | None on Python 3.9.
 @dataclass(frozen=True)
 class Flow:
     """The sockets of one pair.
@@ -63,10 +61,10 @@ class Flow:
     ours: str
     theirs: str
     incoming: bool
-    states: Dict[str, int]  # noqa: UP006
+    states: dict[str, int]
     in_range: int = 0
-    ages: Tuple[int, ...] = ()  # noqa: UP006
-    explicit: Tuple[int, ...] = ()  # noqa: UP006
+    ages: tuple[int, ...] = ()
+    explicit: tuple[int, ...] = ()
     retried: int = 0
 
     def count(self, *states: State) -> int:
@@ -91,8 +89,8 @@ class Listener:
 class Sockets:
     """The TCP table of a network namespace."""
 
-    flows: Tuple[Flow, ...]  # noqa: UP006
-    listeners: Tuple[Listener, ...]  # noqa: UP006
+    flows: tuple[Flow, ...]
+    listeners: tuple[Listener, ...]
     total: int
     took_s: float
 
@@ -125,10 +123,10 @@ class Database:
 
     address: str
     version: str
-    variables: Dict[str, str]  # noqa: UP006
-    status: Dict[str, int]  # noqa: UP006
-    fresh: Dict[str, int]  # noqa: UP006
-    hosts: Optional[Tuple[Tuple[str, int], ...]] = None  # noqa: UP006, UP045
+    variables: dict[str, str]
+    status: dict[str, int]
+    fresh: dict[str, int]
+    hosts: Optional[tuple[tuple[str, int], ...]] = None  # noqa: UP045
     refused: str = ""
 
 
@@ -151,9 +149,9 @@ class Facts:
     counters: Mapping[str, int] = field(default_factory=dict)
     fresh: Mapping[str, int] = field(default_factory=dict)
     window_s: float = 0.0
-    processes: Tuple[Process, ...] = ()  # noqa: UP006
+    processes: tuple[Process, ...] = ()
     database: Optional[Database] = None  # noqa: UP045
-    unseen: Tuple[str, ...] = ()  # noqa: UP006
+    unseen: tuple[str, ...] = ()
 
     @property
     def version(self) -> tuple[int, int]:
@@ -206,7 +204,7 @@ def _hints(kind: Any) -> dict[str, Any]:  # noqa: ANN401  a dataclass
 
 
 def _read(kind: Any, value: object, place: str) -> Any:  # noqa: ANN401  any of the types above
-    """``value`` as ``kind``: a dataclass, str, bool, number from 0, Dict, Tuple or Optional."""
+    """``value`` as ``kind``: a dataclass, str, bool, number from 0, dict, tuple or Optional."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Union:  # Optional[X]
         return None if value is None else _read(arguments[0], value, place)
