@@ -12,7 +12,7 @@ PYTHON3 = command -v python3 >/dev/null || { [ "$$(id -u)" = 0 ] && \
 
 .PHONY: help
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 .PHONY: setup
 setup: ## installs what is missing: packages, Rust, .venv, the extension (fast when all is there)
@@ -41,6 +41,11 @@ test-all: test ## the tests and the long random ones
 .PHONY: lab
 lab: setup ## the article's experiment in network namespaces: table, lab.svg, lab.html (FULL=1: the real port ranges)
 	@$(PY) -m portside lab $(if $(FULL),,--quick) --svg lab.svg --html lab.html --json lab.json $(LAB)
+
+.PHONY: doctor.pyz
+doctor.pyz: ## doctor, trace and plan in one file for any host with Python 3.9: scp it, run it
+	@$(PYTHON3); [ -x $(PY) ] || python3 scripts/setup.py test
+	@$(PY) scripts/pyz.py doctor.pyz doctor trace plan
 
 .PHONY: bench
 bench: setup ## Portside against HAProxy, a bare relay and the direct connection: CPU, rate, memory

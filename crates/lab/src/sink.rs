@@ -247,7 +247,8 @@ impl Worker {
         if writable {
             verdict = peer.flush();
         }
-        if readable && verdict == Verdict::Stay {
+        let awaits_end = verdict == Verdict::Quit && self.close == CloseMode::Wait;
+        if readable && (verdict == Verdict::Stay || awaits_end) {
             let seen = peer.read(
                 &self.answers,
                 &mut self.scratch,
@@ -264,7 +265,9 @@ impl Worker {
                 let due = Instant::now() + self.delay;
                 self.delayed.push_back((due, key, peer.serial));
             }
-            verdict = seen.verdict;
+            if seen.verdict != Verdict::Stay {
+                verdict = seen.verdict;
+            }
         }
         self.conclude(key, verdict);
     }

@@ -131,6 +131,16 @@ fn a_client_that_waits_for_the_servers_fin_gets_it() {
     }
 }
 
+/// QUIT and FIN together, as libmysql sends them: the FIN is told once, and must not be missed behind the QUIT.
+#[test]
+fn a_sink_that_waits_for_the_clients_fin_sees_it() {
+    let sink = sink_with(|plan| plan.close = CloseMode::Wait);
+    let report = load::run(plan(&sink.addresses()[0])).unwrap();
+    assert_eq!(report.sessions_ok, 500, "{report:?}");
+    let seen = settled(&sink);
+    assert_eq!((seen.open, seen.quits, seen.aborted), (0, 500, 0));
+}
+
 #[test]
 fn refusals_and_silence_are_errors_with_their_number() {
     let closed = TcpListener::bind("127.0.0.1:0")

@@ -317,6 +317,49 @@ def _lab(  # noqa: PLR0917 (click passes each by name)
     )
 
 
+@cli.command("doctor")
+@click.option("-v", "--verbose", is_flag=True, help="Evidence, every cure, notices.")
+@_json
+@click.option(
+    "--sysctl-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help='Write the recommended settings, each with its reason; "-" prints them.',
+)
+@click.option(
+    "--fail-on",
+    type=click.Choice(["warning", "critical"]),
+    default="critical",
+    show_default=True,
+    help="From which severity on the exit code is 1.",
+)
+@click.option("--ssh", metavar="HOST,HOST", help="Examine these hosts instead of this one.")
+@click.option("--mysql", metavar="USER@HOST", help="Ask this server for its counters, too.")
+@click.option(
+    "--mysql-password-file",
+    type=click.Path(path_type=Path),
+    help="Else $PORTSIDE_MYSQL_PASSWORD, else a prompt.",
+)
+def _doctor(  # noqa: PLR0917 (click passes each by name)
+    verbose: bool,
+    as_json: bool,
+    sysctl_file: Path | None,
+    fail_on: str,
+    ssh: str | None,
+    mysql: str | None,
+    mysql_password_file: Path | None,
+) -> int:
+    """Why this host runs out of source ports, what time is left, what to do. Needs no instance."""
+    from portside.cli import doctor as command
+
+    if ssh and (mysql or sysctl_file):
+        raise click.UsageError("--mysql and --sysctl-file are for this host: not with --ssh")
+    hosts = tuple(host.strip() for host in ssh.split(",")) if ssh else ()
+    return command.main(
+        command.Options(verbose, as_json, sysctl_file, fail_on, hosts, mysql, mysql_password_file)
+    )
+
+
 def run_command(arguments: list[str] | None = None) -> int:
     """Runs one command line and returns its exit code; prints every error as sentences."""
     try:

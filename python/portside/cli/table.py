@@ -31,7 +31,7 @@ class Table:
     right: frozenset[int] = frozenset()
 
 
-Part = Union[Table, str]  # noqa: UP007  Python 3.9: doctor.pyz
+Part = Union[Table, str]  # Python 3.9: doctor.pyz
 
 
 def write(part: Part, stream: TextIO) -> None:

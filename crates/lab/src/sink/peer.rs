@@ -126,7 +126,13 @@ impl Peer {
                 }
             };
             self.take(&scratch[..got], answers, delay, &mut seen);
-            if seen.verdict != Verdict::Stay || (got < scratch.len() && !to_the_end) {
+            // A FIN that came with the QUIT is told once (edge-triggered): read on, where its end is waited for.
+            let goes_on = match seen.verdict {
+                Verdict::Stay => to_the_end || got == scratch.len(),
+                Verdict::Quit => to_the_end,
+                Verdict::Lost => false,
+            };
+            if !goes_on {
                 return seen;
             }
         }
