@@ -14,6 +14,7 @@ from portside.config import Config, loads
 from portside.errors import ConfigError, PortsideError
 from portside.importer.haproxy import vouch
 from portside.importer.imported import Imported, NothingImported, import_haproxy
+from portside.importer.notes import presentable
 
 Import = Callable[..., Imported]
 
@@ -100,7 +101,11 @@ SERVICE_LINES: list[tuple[str, dict[str, object], str]] = [
     ("stick on src", {}, 'dropped: balance = "client-hash"'),
     ("rate-limit sessions 100", {}, "dropped: no limit on rates"),
     ("http-request deny", {}, "dropped: an http setting"),
-    ("use_backend other if TRUE", {}, "dropped: nothing is chosen by a condition"),
+    (
+        "use_backend other if TRUE",
+        {},
+        "dropped: ATTENTION, these sessions go to the default backend",
+    ),
     ("option dontlog-normal", {}, 'dropped: [log] sessions = "errors"'),
     ("tcp-request connection reject if { src 10.9.0.0/16 }", {"deny": ["10.9.0.0/16"]}, "carried"),
     (
@@ -193,8 +198,16 @@ CHECKS: list[tuple[str, tuple[str, str | None], str]] = [
     ("option mysql-check user mon post-41", ("login", "mon"), "carried"),
     ("option mysql-check", ("tcp", None), "changed: a TCP check, which the server does not see"),
     ("option tcp-check", ("tcp", None), "carried"),
-    ("option httpchk GET /", ("tcp", None), "changed: a TCP check instead of an agent"),
-    ("option external-check", ("tcp", None), "changed: a TCP check instead of a program"),
+    (
+        "option httpchk GET /",
+        ("tcp", None),
+        "changed: ATTENTION, a server that only accepts connections counts as healthy: a TCP",
+    ),
+    (
+        "option external-check",
+        ("tcp", None),
+        "changed: ATTENTION, a server that only accepts connections counts as healthy: a TCP",
+    ),
 ]
 
 
@@ -213,7 +226,7 @@ def test_a_check_with_tcp_check_lines_says_what_it_loses(imported: Import) -> No
         f"{LISTEN}    option tcp-check\n    tcp-check send PASSWD\\ sesame\n"
         f"    tcp-check expect string OK\n{SERVER}"
     )
-    assert_fate(done, "option tcp-check", "changed: it only connects")
+    assert_fate(done, "option tcp-check", "changed: ATTENTION, a server that only accepts")
     assert_fate(done, "tcp-check expect string OK", "dropped: the check only connects")
     assert "sesame" not in done.text
 
@@ -288,6 +301,30 @@ def test_every_line_of_every_file_has_a_fate(file: Path) -> None:
         assert row.note or row.outcome == "carried", row
         if row.outcome != "carried":
             assert f"# {row.line}: {row.text}" in done.text.splitlines(), row
+
+
+SECRETS = [
+    "stats auth admin:sesame",
+    "user bob insecure-password sesame",
+    "user bob password '$5$a sesame'",
+    "http-check send hdr Authorization Basic\\ sesame",
+    "http-request set-header X-Api-Key sesame",
+    "tcp-check send AUTH\\ sesame\\r\\n",
+    "setenv DBPASS sesame",
+    "option httpchk GET /?token=sesame HTTP/1.0",
+    "http-request redirect location http://me:sesame@example.com/",
+    "cluster-secret sesame",
+    'mysql_users: { username="a", password = "sesame, \\"x" }',
+]
+
+
+@pytest.mark.parametrize("line", SECRETS)
+def test_secrets_are_hidden(line: str) -> None:
+    shown = presentable(line)
+    assert "sesame" not in shown and "***" in shown
+    assert presentable("server db1 10.0.0.11:3306 check weight 3") == (
+        "server db1 10.0.0.11:3306 check weight 3"
+    )
 
 
 def test_no_check_is_no_check(imported: Import) -> None:

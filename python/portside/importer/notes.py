@@ -34,7 +34,10 @@ _WORST: Final = (Outcome.DROPPED, Outcome.CHANGED, Outcome.STAYS, Outcome.CARRIE
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One fate of one line."""
+    """One fate of one line.
+
+    A note that begins with `ATTENTION` is about safety: it is said at once, not only in the report.
+    """
 
     outcome: Outcome
     what: str
@@ -98,13 +101,15 @@ def counts(lines: Iterable[Line]) -> dict[Outcome, int]:
 # Words after which a secret may stand, in HAProxy's language and ProxySQL's. Hiding too much costs
 # nothing.
 _SECRETS: Final = (
+    re.compile(r"(\b(?:pre)?setenv\s+\S+\s+).*"),
+    re.compile(r"(://[^/\s:@]+:)[^@\s]+(?=@)"),
     re.compile(r"(stats\s+auth\s+[^\s:]*:?)\S*"),
     re.compile(r"((?:insecure-)?password\s+)(?:\"[^\"]*\"|'[^']*'|[^\s=:]+)"),
     re.compile(r"(tcp-check\s+send(?:-binary)?(?:-lf)?\s).*"),
     re.compile(r"(authorization\b).*", re.IGNORECASE),
     re.compile(r"((?:passw|credential|secret|token)\w*\s*[=:]\s*)(?:\"[^\"]*\"|[^\s,;}]+)", re.I),
     re.compile(
-        r"([^\s=]*(?:passw|passphrase|secret|token|sign-pass|api_?key)[^\s=]*[ \t]+)(?![=:]).*",
+        r"([^\s=]*(?:passw|passphrase|secret|token|sign-pass|api[-_]?key)[^\s=]*[ \t]+)(?![=:]).*",
         re.I,
     ),
 )

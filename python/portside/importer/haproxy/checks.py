@@ -19,12 +19,14 @@ from portside.importer.haproxy.values import BadValue, duration, milliseconds, n
 
 _DEFAULT_MS: Final = 2000
 _QUERY: Final = 'user, password and query = "SELECT @@wsrep_ready"'
+_WEAKER: Final = "ATTENTION, a server that only accepts connections counts as healthy"
 _KINDS: Final[Mapping[str, str]] = {
     "mysql-check": "",
     "tcp-check": "",
-    "httpchk": "a TCP check instead of an agent's answer over http; what such an agent looks at,"
+    "httpchk": f"{_WEAKER}: a TCP check instead of an agent over http; what such an agent looks at,"
     f" Portside asks the server itself: [check] {_QUERY}, or require and max_lag of a service",
-    "external-check": 'a TCP check instead of a program; your own is Python: type = "python"',
+    "external-check": f"{_WEAKER}: a TCP check instead of a program; your own is Python: type ="
+    ' "python"',
 }
 OTHER_PROTOCOLS: Final[Mapping[str, str]] = {
     "redis-check": "Redis",
@@ -152,7 +154,7 @@ class CheckReader:
             else:
                 rule.carried("a TCP check")
         if rules:
-            line.changed("it only connects, without the tcp-check lines")
+            line.changed(f"{_WEAKER}: the check connects, without the tcp-check lines")
         else:
             line.carried("a TCP check")
 

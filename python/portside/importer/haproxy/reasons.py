@@ -202,7 +202,8 @@ PROXY: Final[Mapping[str, str]] = {
     "persist": "rdp only",
     "rate-limit": "no limit on rates; max_connections and queue bound what is there at a time",
     "use_backend": "nothing is chosen by a condition: give each backend a port of its own",
-    "use-server": "nothing is chosen by a condition: give that server a service of its own",
+    "use-server": "ATTENTION, these sessions are balanced: nothing is chosen by a condition; give"
+    " that server a service of its own",
     "dispatch": "write a [[server]] instead",
     "transparent": "the servers of a service are named in the file",
     "retry-on": "only a session that has no greeting yet is tried again",

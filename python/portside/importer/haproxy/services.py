@@ -108,8 +108,8 @@ class Builder:
                 wanted = line
                 break
             line.dropped(
-                "nothing is chosen by a condition: its backend needs a service with a port of its"
-                " own"
+                "ATTENTION, these sessions go to the default backend: nothing is chosen by a"
+                " condition; a backend needs a service with a port of its own"
             )
         if wanted is None or len(wanted.words) < 2:
             return front if front.section.kind == "listen" else None
