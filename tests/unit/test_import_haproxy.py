@@ -438,10 +438,14 @@ def test_what_check_refuses_is_taken_out(imported: Import) -> None:
 
 
 def test_limits_that_this_host_cannot_hold(imported: Import) -> None:
-    text = f"global\n    maxconn 100000\n{LISTEN}    maxconn 90000\n{SERVER}"
+    server = SERVER.replace("check", "check maxconn 80000")
+    text = f"global\n    maxconn 100000\n{LISTEN}    maxconn 90000\n{server}"
     done = imported(text, file_limit=1000)
     loaded = config(done)
-    assert loaded.portside.max_sessions is None and loaded.services[0].max_connections is None
+    assert loaded.portside.max_sessions is None
+    assert 300 < (loaded.services[0].max_connections or 0) < 500, "what 1,000 open files hold"
+    assert_fate(done, "listen db", "changed: max_connections = ")
+    assert loaded.servers[0].max_connections == 80_000, "it protects the database"
     assert_fate(done, "maxconn 100000", "dropped: max_sessions: this host's limit of open files")
     assert config(imported(text, file_limit=10**6)).portside.max_sessions == 100_000
     with pytest.raises(NothingImported, match="limit of open files, 20, is too low"):

@@ -105,6 +105,19 @@ def test_no_password_is_copied_and_every_entry_is_named(imported: Import) -> Non
     assert notes["mysql_users"].startswith("an account of pool mode")
 
 
+def test_the_monitor_that_the_file_does_not_name(
+    imported: Import, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = imported(
+        'mysql_servers=({address="a" hostgroup=1 use_ssl=1},{address="b" hostgroup=2})\n'
+        "mysql_replication_hostgroups=({writer_hostgroup=1 reader_hostgroup=2})"
+    )
+    loaded = config(done, monkeypatch)
+    assert loaded.check.user == "monitor" and loaded.check.password is not None
+    assert [service.require for service in loaded.services] == ["writable", "replicating"]
+    assert any(row.what == "use_ssl" and row.note.startswith("ATTENTION") for row in done.rows)
+
+
 def test_hostgroups_without_replication(imported: Import, monkeypatch: pytest.MonkeyPatch) -> None:
     done = imported(
         'mysql_servers=({hostname="db.example.com" hostgroup=1},{hostname="::1" port=3307 hostgroup=2},'

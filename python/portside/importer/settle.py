@@ -13,9 +13,8 @@ from typing import Final
 
 from portside.config import limits
 from portside.config.load import loads
-from portside.config.model import Config
 from portside.errors import ConfigError, PortsideError, Problem
-from portside.importer.draft import Draft, Listen, Server, Service
+from portside.importer.draft import Draft, Listen, Service
 from portside.importer.notes import Line
 
 _OWNER: Final = re.compile(r"listen\[?(\d*)\]?\.(user|group)$|listen\.(user|group)$")
@@ -56,9 +55,10 @@ def settle(
             for problem in error.problems:
                 _remove(draft, problem)
             continue
-        if not _is_too_large(config, host):
+        need = limits.fd_need(config, host.file_limit)
+        if need.fits:
             return
-        _lower(draft, host, lines)
+        _lower(draft, need, lines)
 
 
 def _remove(draft: Draft, problem: Problem) -> None:
@@ -124,28 +124,24 @@ def _drop_owner(service: Service, found: re.Match[str], problem: Problem) -> Non
     one.line.dropped(f"{problem.message} ({problem.value}): add it where the {key} exists", key)
 
 
-def _is_too_large(config: Config, host: Host) -> bool:
-    return not limits.fd_need(config, host.file_limit).fits
+def _lower(
+    draft: Draft, need: limits.FdNeed, lines: Mapping[str, Line], key: str = "portside.max_sessions"
+) -> None:
+    """Takes the process's limit away, then gives every service its part of what fits.
 
-
-def _lower(draft: Draft, host: Host, lines: Mapping[str, Line]) -> None:
-    """Takes the largest promise of sessions away; without it, as many as fit are taken."""
-    note = (
-        f"this host's limit of open files, {host.file_limit:,}, is too low for so many: without the"
-        " key Portside takes as many as fit; raise LimitNOFILE= and add it"
-    )
-    if "portside.max_sessions" in draft.keys:
-        del draft.keys["portside.max_sessions"]
-        if "portside.max_sessions" in lines:
-            lines["portside.max_sessions"].dropped(f"max_sessions: {note}")
+    Servers keep their limits: they protect the databases.
+    """
+    note = f"this host's limit of open files, {need.limit:,}, is too low; raise LimitNOFILE="
+    if key in draft.keys:
+        del draft.keys[key]
+        lines[key].dropped(f"max_sessions: {note} and add it; without it as many as fit are taken")
         return
-    everybody: list[Service | Server] = [*draft.services, *draft.servers]
-    owners = [one for one in everybody if "max_connections" in one.keys]
-    if not owners:
-        raise NothingLeft(
-            f"this host's limit of open files, {host.file_limit:,}, is too low for it"
-        )
-    largest = max(owners, key=lambda one: int(str(one.keys["max_connections"])))
-    value = largest.keys.pop("max_connections")
-    for line in largest.lines[:1]:
-        line.dropped(f"{largest.name} max_connections = {value}: {note}")
+    part = need.max_sessions // len(draft.services)
+    if part < 1:
+        raise NothingLeft(f"this host's limit of open files, {need.limit:,}, is too low for it")
+    for service in draft.services:
+        before = service.keys.get("max_connections")
+        if not isinstance(before, int) or before > part:
+            service.keys["max_connections"] = part
+            wanted = f" instead of {before:,}" if isinstance(before, int) else ""
+            service.lines[0].changed(f"max_connections = {part:,}{wanted}: {note}", service.name)

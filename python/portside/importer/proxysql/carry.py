@@ -143,6 +143,9 @@ class _Maker:
         users = rows.pop("mysql_users", [])
         self._read_variables()
         rows.pop("mysql_variables", None)
+        if pairs:  # ProxySQL's own default is monitor, with a password of the same name
+            self.draft.keys.setdefault("check.user", "monitor")
+        self.has_password = "check.user" in self.draft.keys
         listens = self._listens()
         for service in self._plan(servers, pairs, users):
             self._service(service, listens)
@@ -192,7 +195,6 @@ class _Maker:
             keys["check.user"] = row.text("value")
             row.line.carried("check.user")
         elif name == "monitor_password":
-            self.has_password = True
             row.line.changed(f"not copied: it is asked for in ${MONITOR_VARIABLE}")
         elif name in ("interfaces", "proxy_protocol_networks", "connect_retries_on_failure"):
             row.line.carried("service")
@@ -243,11 +245,12 @@ class _Maker:
         networks = self._networks()
         if networks:
             keys["accept_proxy"] = networks
+        # A unix socket has no next port: only the first service has it.
         own = [
-            _moved(listen, index) for listen in listens if index == 0 or ":" in listen.address[5:]
+            _moved(listen, index)
+            for listen in listens
+            if index == 0 or not listen.address.startswith("unix:")
         ]
-        if index:
-            own = [listen for listen in own if not listen.address.startswith("unix:")]
         members = self._members(plan)
         service = Service(self._names.free(plan.name), own, members, keys, [plan.line])
         self.draft.services.append(service)
@@ -273,9 +276,8 @@ class _Maker:
         port = row.number("port", default=3306)
         if not host:
             raise ConfigError((row.line.problem("mysql_servers: an address is missing"),))
-        address = (
-            f"unix:{host}" if not port else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        )
+        bracketed = f"[{host}]" if ":" in host else host
+        address = f"{bracketed}:{port}" if port else f"unix:{host}"
         known = self._servers.get(address)
         limit = row.number("max_connections")
         if known is not None:
@@ -291,9 +293,9 @@ class _Maker:
         )
         row.line.carried("[[server]]")
         self._servers[address] = server
-        for name in ("compression", "use_ssl", "max_latency_ms", "gtid_port"):
-            if row.number(name) if row.text(name).isdigit() else False:
-                row.line.dropped(_SERVER_KEYS[name], name)
+        for name, why in _SERVER_KEYS.items():
+            if row.text(name) not in ("", "0", "False"):
+                row.line.dropped(why, name)
         return server
 
     def _listens(self) -> list[Listen]:
@@ -330,7 +332,8 @@ class _Plan:
 
 _SERVER_KEYS: Final = {
     "compression": "client and server agree on compression by themselves",
-    "use_ssl": "client and server agree on TLS by themselves; Portside relays it unread",
+    "use_ssl": "ATTENTION, TLS to this server is now the client's to ask for: Portside relays it"
+    " unread",
     "max_latency_ms": "a server is not judged by its latency; check.timeout bounds the check",
     "gtid_port": _POOL,
 }
