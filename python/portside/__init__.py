@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from portside.control.event_ring import Event
     from portside.control.refusal import Refusal
     from portside.errors import ConfigError, ExitCode, NoInstance, PortsideError, Problem
+    from portside.importer.imported import Imported, import_haproxy, import_proxysql
 
     __version__: str
 
@@ -49,6 +50,7 @@ _HOMES = {
     "ConfigError": "errors",
     "Event": "control.event_ring",
     "ExitCode": "errors",
+    "Imported": "importer.imported",
     "MemberView": "admin.views",
     "NoInstance": "errors",
     "PortsideError": "errors",
@@ -61,6 +63,8 @@ _HOMES = {
     "ServiceView": "admin.views",
     "SessionView": "admin.views",
     "StatusView": "admin.views",
+    "import_haproxy": "importer.imported",
+    "import_proxysql": "importer.imported",
     "load": "config.load",
     "loads": "config.load",
     "warnings": "config.load",
@@ -73,6 +77,7 @@ __all__ = [
     "ConfigError",
     "Event",
     "ExitCode",
+    "Imported",
     "MemberView",
     "NoInstance",
     "PortView",
@@ -86,6 +91,8 @@ __all__ = [
     "SessionView",
     "StatusView",
     "__version__",
+    "import_haproxy",
+    "import_proxysql",
     "load",
     "loads",
     "warnings",

@@ -89,6 +89,34 @@ def _check(config: Path, schema: bool, connect: bool, as_json: bool) -> int:
     return command.main(config, schema=schema, connect=connect, as_json=as_json)
 
 
+@cli.command("import")
+@click.argument(
+    "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path)
+)
+@click.option("--report", is_flag=True, help="Print what became of each line, not the result.")
+@click.option(
+    "--port-offset",
+    default=0,
+    metavar="N",
+    type=click.IntRange(0, 64511),
+    help="Listen N ports higher, to run beside HAProxy.",
+)
+@click.option("--no-haproxy", is_flag=True, help="Do not ask the HAProxy here for its opinion.")
+@_json
+def _import(
+    files: tuple[Path, ...],
+    report: bool,
+    port_offset: int,
+    no_haproxy: bool,
+    as_json: bool,
+) -> int:
+    """Turn haproxy.cfg or proxysql.cnf into a portside.toml, on standard output."""
+    from portside.cli import import_ as command
+
+    options = command.Options(report, port_offset, not no_haproxy, as_json)
+    return command.main(files, options)
+
+
 @cli.command("show")
 @click.argument("what", required=False, type=click.Choice(_SUBJECTS))
 @click.argument("server", required=False)

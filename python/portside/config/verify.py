@@ -135,18 +135,16 @@ def clash(one: Address, other: Address) -> bool:
 
     Port 0 never clashes: each listener gets a free port of its own.
     """
-    if one.ip is None or other.ip is None:
+    if one.kind == "unix" or other.kind == "unix":
         return one == other
     if one.port != other.port or one.port == 0:
         return False
-    return one.ip == other.ip or _covers(one.ip, other.ip) or _covers(other.ip, one.ip)
+    # Texts, not parsed addresses: they are canonical, and a file may have a thousand listeners.
+    return one.host == other.host or _covers(one, other) or _covers(other, one)
 
 
-def _covers(
-    one: ipaddress.IPv4Address | ipaddress.IPv6Address,
-    other: ipaddress.IPv4Address | ipaddress.IPv6Address,
-) -> bool:
-    return one.is_unspecified and (one.version == 6 or other.version == 4)
+def _covers(one: Address, other: Address) -> bool:
+    return one.host == "::" or (one.host == "0.0.0.0" and ":" not in other.host)
 
 
 def _socket_owners(config: Config) -> Iterator[Finding]:

@@ -1,0 +1,1 @@
+"""proxysql.cnf to a draft: `libconfig` reads the grammar, `carry` knows the tables."""

@@ -1,0 +1,346 @@
+"""ProxySQL's tables to relay services: servers, replication hostgroups, what they need.
+
+ProxySQL has one port and looks at queries; a relay looks at none, so each hostgroup becomes a
+service with a port of its own, and the application says by the port what it wants. What belongs to
+sharing server connections (users, multiplexing, rules, the cache) is named and not carried over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from portside.config.units import format_duration
+from portside.errors import ConfigError
+from portside.importer.draft import (
+    Draft,
+    Keys,
+    Listen,
+    Member,
+    Names,
+    Server,
+    Service,
+    hoist,
+    reduced,
+)
+from portside.importer.notes import Line, presentable
+from portside.importer.proxysql.libconfig import Node
+from portside.importer.write import Group, Origin
+
+MONITOR_VARIABLE: Final = "PORTSIDE_MONITOR_PASSWORD"
+_POOL: Final = "belongs to shared server connections (pool mode), which a relay has not"
+_TABLES: Final[Mapping[str, str]] = {
+    "mysql_query_rules": "a relay looks at no query: the application chooses by the port",
+    "mysql_query_rules_fast_routing": "a relay looks at no query: a service for each schema's port",
+    "mysql_galera_hostgroups": 'a check with query = "SELECT @@wsrep_ready", one service for'
+    " writes with a backup",
+    "mysql_group_replication_hostgroups": 'require = "writable" and "replicating" follow read_only',
+    "mysql_aws_aurora_hostgroups": 'require = "writable" and "replicating" follow read_only',
+    "scheduler": 'a check of your own is Python: [check] type = "python"',
+    "proxysql_servers": "no cluster: each Portside decides by its own checks; give all one file",
+    "admin_variables": "admin.socket, to which the portside commands speak",
+    "pgsql_servers": "PostgreSQL: it stays with ProxySQL",
+    "pgsql_users": "PostgreSQL: it stays with ProxySQL",
+    "pgsql_variables": "PostgreSQL: it stays with ProxySQL",
+    "datadir": "nothing is kept on disk",
+    "errorlog": "Portside writes its messages to standard error",
+    "restapi": "GET /v1/... on the admin socket",
+}
+_MS: Final[Mapping[str, str]] = {
+    "connect_timeout_server": "timeouts.connect",
+    "wait_timeout": "timeouts.idle",
+    "connect_timeout_server_max": "timeouts.queue",
+    "monitor_ping_interval": "check.interval",
+    "monitor_ping_timeout": "check.timeout",
+}
+_NUMBERS: Final[Mapping[str, str]] = {
+    "threads": "portside.workers",
+    "max_connections": "portside.max_sessions",
+    "monitor_ping_max_failures": "check.fall",
+}
+_NO_HOSTGROUP: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One entry of a table and the line that it begins in."""
+
+    line: Line
+    values: Mapping[str, Node]
+
+    def text(self, *names: str) -> str:
+        """The first of these that is there, as a text; else ""."""
+        node = next((self.values[name] for name in names if name in self.values), None)
+        return "" if node is None else str(node.value)
+
+    def number(self, name: str, *others: str, default: int = 0) -> int:
+        """The same as a whole number.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        text = self.text(name, *others)
+        if not text:
+            return default
+        if not text.isdigit():
+            raise ConfigError((self.line.problem(f'{name}: "{text}" is no whole number'),))
+        return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A draft, where it comes from, the lines of its global keys."""
+
+    draft: Draft
+    origin: Origin
+    key_lines: Mapping[str, Line]
+    has_password: bool
+    """The monitor's password is asked for in $PORTSIDE_MONITOR_PASSWORD."""
+
+
+def carry(settings: Mapping[str, Node], name: str, port_offset: int = 0) -> Carried:
+    """The draft of one proxysql.cnf.
+
+    Raises:
+        ConfigError: a value that ProxySQL refuses.
+    """
+    maker = _Maker(settings, name, port_offset)
+    maker.make()
+    hints = [
+        "ProxySQL has one port and looks at queries; here each hostgroup has a port of its own, and"
+        " the application chooses by it. Clients log in at the database itself: its accounts and"
+        " GRANTs count, for Portside's addresses.",
+        "Users and passwords are not copied; [[user]] belongs to pool mode.",
+    ]
+    if maker.has_password:
+        hints.append(
+            f"The monitor's password is not copied: set ${MONITOR_VARIABLE}, for `check` too."
+        )
+    origin = Origin(name, hints, [Group("mysql_variables", maker.variable_lines)], maker.groups)
+    return Carried(maker.draft, origin, maker.key_lines, maker.has_password)
+
+
+@dataclass
+class _Maker:
+    settings: Mapping[str, Node]
+    name: str
+    port_offset: int
+    draft: Draft = field(default_factory=Draft)
+    groups: list[Group] = field(default_factory=list)
+    key_lines: dict[str, Line] = field(default_factory=dict)
+    variable_lines: list[Line] = field(default_factory=list)
+    has_password: bool = False
+    _variables: dict[str, Row] = field(default_factory=dict)
+    _servers: dict[str, Server] = field(default_factory=dict)
+    _names: Names = field(default_factory=Names)
+
+    def make(self) -> None:
+        rows = {table: self._rows(table) for table in self.settings}
+        servers = rows.pop("mysql_servers", [])
+        pairs = rows.pop("mysql_replication_hostgroups", [])
+        users = rows.pop("mysql_users", [])
+        self._read_variables()
+        rows.pop("mysql_variables", None)
+        if pairs:  # ProxySQL's own default is monitor, with a password of the same name
+            self.draft.keys.setdefault("check.user", "monitor")
+        self.has_password = "check.user" in self.draft.keys
+        listens = self._listens()
+        for service in self._plan(servers, pairs, users):
+            self._service(service, listens)
+        self.draft.servers = list(self._servers.values())
+        hoist(self.draft)
+        for user in users:
+            user.line.dropped("an account of pool mode; in a relay the database's own accounts log"
+                              " in, unseen")  # fmt: skip
+        for table, left in rows.items():
+            for row in left:
+                row.line.dropped(_TABLES.get(table, "not known to this importer"))
+        for table, own in (("mysql_servers", servers), ("mysql_users", users),
+                           ("mysql_replication_hostgroups", pairs), *rows.items()):  # fmt: skip
+            self.groups.append(Group(table, [row.line for row in own]))
+
+    def _rows(self, table: str) -> list[Row]:
+        node = self.settings[table]
+        entries = node.value if isinstance(node.value, list) else [node]
+        found = []
+        for entry in entries:
+            text = presentable(" ".join(f"{table}: {entry.text}".split()))
+            values = entry.value if isinstance(entry.value, dict) else {}
+            found.append(Row(Line(self.name, entry.line, text), values))
+        return found
+
+    def _read_variables(self) -> None:
+        node = self.settings.get("mysql_variables")
+        values = node.value if node is not None and isinstance(node.value, dict) else {}
+        for written, value in values.items():
+            name = written.removeprefix("mysql-")
+            line = Line(self.name, value.line, presentable(f"{written} = {value.text}"))
+            row = Row(line, {"value": value})
+            self._variables[name] = row
+            self.variable_lines.append(line)
+            self._variable(name, row)
+
+    def _variable(self, name: str, row: Row) -> None:
+        keys = self.draft.keys
+        key = _MS.get(name) or _NUMBERS.get(name)
+        if key is not None:
+            value = row.number("value")
+            if value:
+                keys[key] = format_duration(value / 1000) if name in _MS else value
+                self.key_lines[key] = row.line
+            row.line.carried(key)
+        elif name == "monitor_username":
+            keys["check.user"] = row.text("value")
+            row.line.carried("check.user")
+        elif name == "monitor_password":
+            row.line.changed(f"not copied: it is asked for in ${MONITOR_VARIABLE}")
+        elif name in ("interfaces", "proxy_protocol_networks", "connect_retries_on_failure"):
+            row.line.carried("service")
+        elif name.startswith("monitor_"):
+            row.line.dropped("one check reads all of it: liveness, read_only and lag")
+        else:
+            row.line.dropped(_POOL)
+
+    # ---- services
+
+    def _plan(
+        self, servers: Sequence[Row], pairs: Sequence[Row], users: Sequence[Row]
+    ) -> list[_Plan]:
+        """The services in the order of their ports: first what users come to by default."""
+        by_group: dict[int, list[Row]] = {}
+        for row in servers:
+            by_group.setdefault(row.number("hostgroup", "hostgroup_id"), []).append(row)
+        plans: list[_Plan] = []
+        for pair in pairs:
+            writer = pair.number("writer_hostgroup", default=_NO_HOSTGROUP)
+            reader = pair.number("reader_hostgroup", default=_NO_HOSTGROUP)
+            if writer in (_NO_HOSTGROUP, reader) or reader == _NO_HOSTGROUP:
+                message = "needs writer_hostgroup and reader_hostgroup, two different ones"
+                raise ConfigError((pair.line.problem(f"mysql_replication_hostgroups {message}"),))
+            suffix = "" if len(pairs) == 1 else f"-{writer}"
+            own = [*by_group.get(writer, ()), *by_group.get(reader, ())]
+            pair.line.carried('require = "writable" and "replicating"')
+            if own:
+                plans.append(_Plan(f"write{suffix}", writer, own, "writable", pair.line))
+                plans.append(_Plan(f"read{suffix}", reader, own, "replicating", pair.line))
+        taken = {plan.hostgroup for plan in plans}
+        for group, rows in by_group.items():
+            if group not in taken:
+                plans.append(_Plan(f"hostgroup-{group}", group, rows, "none", rows[0].line))
+        defaults = Counter(user.number("default_hostgroup") for user in users)
+        return sorted(plans, key=lambda plan: -defaults[plan.hostgroup])
+
+    def _service(self, plan: _Plan, listens: Sequence[Listen]) -> None:
+        index = len(self.draft.services)
+        keys: Keys = {} if plan.require == "none" else {"require": plan.require}
+        lags = [row.number("max_replication_lag") for row in plan.rows]
+        if plan.require == "replicating" and any(lags):
+            keys["max_lag"] = f"{max(lags)}s"
+        if "connect_retries_on_failure" in self._variables:
+            keys["retries"] = min(
+                self._variables["connect_retries_on_failure"].number("value"), 100
+            )
+        networks = self._networks()
+        if networks:
+            keys["accept_proxy"] = networks
+        # A unix socket has no next port: only the first service has it.
+        own = [
+            _moved(listen, index)
+            for listen in listens
+            if index == 0 or not listen.address.startswith("unix:")
+        ]
+        members = self._members(plan)
+        service = Service(self._names.free(plan.name), own, members, keys, [plan.line])
+        self.draft.services.append(service)
+
+    def _members(self, plan: _Plan) -> list[Member]:
+        weights: dict[str, int] = {}
+        chosen: dict[str, Server] = {}
+        for row in plan.rows:
+            server = self._server(row)
+            is_own = row.number("hostgroup", "hostgroup_id") == plan.hostgroup
+            online = row.text("status").upper() in ("", "ONLINE")
+            if not online:
+                row.line.changed('weight = 0 until "portside weight"', "status")
+            weight = row.number("weight", default=1) if online else 0
+            if server.name not in weights or is_own:
+                weights[server.name] = weight
+            chosen[server.name] = server
+        small = reduced(list(weights.values()))
+        return [Member(chosen[name], w) for name, w in zip(weights, small, strict=True)]
+
+    def _server(self, row: Row) -> Server:
+        host = row.text("address", "hostname")
+        port = row.number("port", default=3306)
+        if not host:
+            raise ConfigError((row.line.problem("mysql_servers: an address is missing"),))
+        bracketed = f"[{host}]" if ":" in host else host
+        address = f"{bracketed}:{port}" if port else f"unix:{host}"
+        known = self._servers.get(address)
+        limit = row.number("max_connections")
+        if known is not None:
+            if row.line not in known.lines:
+                known.lines.append(row.line)
+                if limit and "max_connections" in known.keys:
+                    known.keys["max_connections"] = int(str(known.keys["max_connections"])) + limit
+                    row.line.changed("one limit for all hostgroups, their sum", "max_connections")
+            return known
+        keys: Keys = {"max_connections": limit} if limit else {}
+        server = Server(
+            self._names.free(host.strip("/").replace("/", "-")), (address,), keys, [row.line]
+        )
+        row.line.carried("[[server]]")
+        self._servers[address] = server
+        for name, why in _SERVER_KEYS.items():
+            if row.text(name) not in ("", "0", "False"):
+                row.line.dropped(why, name)
+        return server
+
+    def _listens(self) -> list[Listen]:
+        row = self._variables.get("interfaces")
+        line = row.line if row is not None else Line(self.name, 1, "interfaces = 0.0.0.0:6033")
+        text = row.text("value") if row is not None else "0.0.0.0:6033"
+        found = []
+        for one in filter(None, (part.strip() for part in text.split(";"))):
+            if one.startswith("/"):
+                found.append(Listen(f"unix:{one}{'.portside' if self.port_offset else ''}", line))
+                continue
+            host, _, port = one.rpartition(":")
+            if not port.isdigit() or not 0 < int(port) + self.port_offset < 65536:
+                raise ConfigError((line.problem(f'interfaces: "{one}" has no port'),))
+            found.append(Listen(f"{host}:{int(port) + self.port_offset}", line))
+        line.changed("the first service has this port, each further one the next port")
+        return found
+
+    def _networks(self) -> list[str]:
+        row = self._variables.get("proxy_protocol_networks")
+        text = row.text("value") if row is not None else ""
+        parts = [part.strip() for part in text.replace(";", ",").split(",") if part.strip()]
+        return ["0.0.0.0/0", "::/0"] if parts == ["*"] else parts
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    name: str
+    hostgroup: int
+    rows: Sequence[Row]
+    require: str
+    line: Line
+
+
+_SERVER_KEYS: Final = {
+    "compression": "client and server agree on compression by themselves",
+    "use_ssl": "ATTENTION, TLS to this server is now the client's to ask for: Portside relays it"
+    " unread",
+    "max_latency_ms": "a server is not judged by its latency; check.timeout bounds the check",
+    "gtid_port": _POOL,
+}
+
+
+def _moved(listen: Listen, by: int) -> Listen:
+    if listen.address.startswith("unix:"):
+        return listen
+    host, _, port = listen.address.rpartition(":")
+    return Listen(f"{host}:{int(port) + by}", listen.line)

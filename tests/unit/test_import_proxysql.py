@@ -1,0 +1,190 @@
+# ruff: noqa: E501 (a row of a table stays one line)
+"""proxysql.cnf to relay services: the grammar, the tables, and what is named as not carried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from portside.config import Config, loads
+from portside.errors import ConfigError
+from portside.importer.imported import (
+    Imported,
+    NothingImported,
+    import_proxysql,
+    is_proxysql,
+)
+from portside.importer.proxysql.libconfig import parse
+
+FULL = """\
+datadir="/var/lib/proxysql"   # a comment
+admin_variables= { admin_credentials="admin:sesame1;radmin:sesame1" mysql_ifaces="0.0.0.0:6032" }
+mysql_variables=
+{
+    threads=4
+    interfaces="0.0.0.0:6033;/tmp/proxysql.sock"
+    connect_timeout_server=3000
+    connect_retries_on_failure=7
+    monitor_username="mon"
+    monitor_password="sesame2"
+    mysql-monitor_ping_interval=5000
+    multiplexing=true
+}
+/* the
+   servers */
+mysql_servers =
+(
+    { address="10.0.0.11", port=3306, hostgroup=10, max_connections=200 },
+    { address="10.0.0.12", hostgroup_id=20, weight=1000, max_connections=300, max_replication_lag=8 },
+    { address="10.0.0.13", hostgroup=20, weight=500, status="OFFLINE_SOFT", use_ssl=1 },
+    { address="10.0.0.11", hostgroup=20, weight=500, max_connections=50 }
+)
+mysql_replication_hostgroups = ( { writer_hostgroup=10, reader_hostgroup=20 } )
+mysql_users:
+( { username="app", password = "sesame3", default_hostgroup=10 },
+  { username="ro" password="sesame4, sesame5" default_hostgroup=20 } )
+mysql_query_rules: ( { rule_id=1, match_pattern="^SELECT" , destination_hostgroup=20 } )
+"""
+
+Import = Callable[..., Imported]
+
+
+@pytest.fixture
+def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Import:
+    monkeypatch.delenv("PORTSIDE_MONITOR_PASSWORD", raising=False)
+
+    def work(text: str, **options: int) -> Imported:
+        file = tmp_path / "proxysql.cnf"
+        file.write_text(text)
+        return import_proxysql(file, file_limit=20_000, **options)
+
+    return work
+
+
+def config(done: Imported, monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.setenv("PORTSIDE_MONITOR_PASSWORD", "x")
+    return loads(done.text)
+
+
+def test_the_tables(imported: Import, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = config(imported(FULL), monkeypatch)
+    assert loaded.portside.workers == 4 and loaded.timeouts.connect_s == 3.0
+    assert (loaded.check.user, loaded.check.interval_s) == ("mon", 5.0)
+    write, read = loaded.services
+    assert [str(one.address) for one in write.listen] == ["0.0.0.0:6033", "unix:/tmp/proxysql.sock"]
+    assert [str(one.address) for one in read.listen] == ["0.0.0.0:6034"]
+    assert (write.require, read.require, read.max_lag_s) == ("writable", "replicating", 8.0)
+    assert write.retries == 7
+    weights = {member.name: member.weight for member in read.servers}
+    assert weights == {"10.0.0.11": 1, "10.0.0.12": 2, "10.0.0.13": 0}
+    assert {server.name: server.max_connections for server in loaded.servers} == {
+        "10.0.0.11": 250,
+        "10.0.0.12": 300,
+        "10.0.0.13": None,
+    }
+
+
+def test_no_password_is_copied_and_every_entry_is_named(imported: Import) -> None:
+    done = imported(FULL)
+    everything = done.text + repr(done.rows)
+    assert "sesame" not in everything
+    assert 'password = { env = "PORTSIDE_MONITOR_PASSWORD" }' in done.text
+    whats = {row.text.split(":")[0].split(" =")[0] for row in done.rows}
+    assert {
+        "mysql_users",
+        "mysql_query_rules",
+        "admin_variables",
+        "datadir",
+        "multiplexing",
+    } <= whats
+    notes = {row.text.split(":")[0]: row.note for row in done.rows}
+    assert notes["mysql_query_rules"].startswith("a relay looks at no query")
+    assert notes["mysql_users"].startswith("an account of pool mode")
+
+
+def test_the_monitor_that_the_file_does_not_name(
+    imported: Import, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = imported(
+        'mysql_servers=({address="a" hostgroup=1 use_ssl=1},{address="b" hostgroup=2})\n'
+        "mysql_replication_hostgroups=({writer_hostgroup=1 reader_hostgroup=2})"
+    )
+    loaded = config(done, monkeypatch)
+    assert loaded.check.user == "monitor" and loaded.check.password is not None
+    assert [service.require for service in loaded.services] == ["writable", "replicating"]
+    assert any(row.what == "use_ssl" and row.note.startswith("ATTENTION") for row in done.rows)
+
+
+def test_hostgroups_without_replication(imported: Import, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = imported(
+        'mysql_servers=({hostname="db.example.com" hostgroup=1},{hostname="::1" port=3307 hostgroup=2},'
+        '{hostname="/run/mysqld.sock" port=0 hostgroup=2})\nmysql_users=({username="a" default_hostgroup=2})',
+        port_offset=1000,
+    )
+    loaded = config(done, monkeypatch)
+    assert [(one.name, str(one.listen[0].address)) for one in loaded.services] == [
+        ("hostgroup-2", "0.0.0.0:7033"),
+        ("hostgroup-1", "0.0.0.0:7034"),
+    ]
+    addresses = [str(server.addresses[0]) for server in loaded.servers]
+    assert addresses == ["[::1]:3307", "unix:/run/mysqld.sock", "db.example.com:3306"]
+
+
+def test_proxysqls_files_are_known_by_their_tables(tmp_path: Path) -> None:
+    file = tmp_path / "any.name"
+    for text, is_it in (
+        (FULL, True),
+        ("listen x\n    bind :1\n", False),
+        ("# mysql_servers=\n", False),
+    ):
+        file.write_text(text)
+        assert is_proxysql(file) is is_it
+    assert not is_proxysql(tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mysql_servers=(\n{ address=\"a\"", ':2:1: not libconfig: "{" of line 2 is not closed'),
+        ("a=1\nb\n", ':2:1: not libconfig: "b" needs "=" and a value'),
+        ("a=\n", "not libconfig: a value is missing"),
+        ("a=1\n?", ':2:1: not libconfig: "?" is no part of this language'),
+        ("a=1\n}", ':2:1: not libconfig: "}" is not expected here'),
+        ('@include "more.cfg"\n', ":1:1: not libconfig: an @include is not followed"),
+        ("a=" + "(" * 30, "too many brackets in each other"),
+        ("mysql_servers=({hostgroup=1})", ":1:1: mysql_servers: an address is missing"),
+        ('mysql_servers=({address="a" port="x"})', ':1:1: port: "x" is no whole number'),
+        ("mysql_servers=({address=\"a\"})\nmysql_replication_hostgroups=({writer_hostgroup=1})",
+         ":2:1: mysql_replication_hostgroups needs writer_hostgroup and reader_hostgroup"),
+        ('mysql_servers=({address="a"})\nmysql_variables={\ninterfaces="x"}', ':3:1: interfaces: "x" has no port'),
+    ],
+)  # fmt: skip
+def test_mistakes(imported: Import, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        imported(text)
+    assert message in str(caught.value)
+
+
+def test_nothing_to_import(imported: Import) -> None:
+    with pytest.raises(NothingImported):
+        imported("mysql_variables={ threads=4 }")
+
+
+def test_grammar() -> None:
+    text = 'a = "x\\"\\x41" "y\\n"; b : [1, 0x1F, -3L] c = { d = TRUE, e = 1.5 } // end\n# more'
+    found = parse(text, "x")
+    assert found["a"].value == 'x"Ay\n'
+    assert [node.value for node in found["b"].value] == [1, 31, -3]  # type: ignore[union-attr]
+    group = found["c"].value
+    assert isinstance(group, dict) and (group["d"].value, group["e"].value) == (True, 1.5)
+
+
+@given(st.text(alphabet='a=:;{}()[]", \n1x\\#/*', max_size=60))
+def test_no_text_is_our_fault(text: str) -> None:
+    try:
+        parse(text, "x")
+    except ConfigError as error:
+        assert "not libconfig" in str(error)
