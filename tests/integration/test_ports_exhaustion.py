@@ -138,6 +138,25 @@ def test_time_wait_that_becomes_due_is_found_by_whoever_is_first(run_portside):
     assert row(one)["wasted_probes"] >= 2
 
 
+def test_beyond_sixty_four_ports_of_others_the_search_goes_on(run_portside):
+    """295 of 300 ports are another program's: an attempt has 64 tries, a session many attempts."""
+    sink = Sink()
+    one = run_portside(config(sink.address, "22200-22499", "[check]\ninterval = '1h'"))
+    (address,) = one.service("a")["listen"]
+    free = range(22490, 22495)
+    foreign = [
+        socket.create_server(("127.0.0.4", port))
+        for port in range(22200, 22500)
+        if port not in free
+    ]
+    report = Load(address, concurrency=1, connections=20, timeout_ms=8_000).wait()
+    assert (report["sessions_ok"], report["errors"]) == (20, [])
+    assert report["max_us"] < 1_000_000, "nobody waits for the two seconds of a blocked port"
+    assert one.events("ports_exhausted") == []
+    for each in foreign:
+        each.close()
+
+
 # ---- checks
 
 
