@@ -77,6 +77,12 @@ def test_names_the_owner(proc):
     assert text == "cannot listen on 127.0.0.1:3306: haproxy (pid 812) already listens there."
 
 
+def test_says_so_when_it_is_our_own_listener(proc, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 812)
+    text = explain_bind_failure("127.0.0.1:3306", errno.EADDRINUSE, proc)
+    assert "this instance itself listens on that port" in text and "with one reload" in text
+
+
 def test_names_the_owner_of_a_unix_socket(proc):
     owners, _ = owners_of("unix:/run/portside/write.sock", proc)
     assert [str(owner) for owner in owners] == ["haproxy (pid 812)"]

@@ -159,6 +159,12 @@ def explain_bind_failure(address: str, code: int, proc: Path = Path("/proc")) ->
 def _in_use(address: str, proc: Path) -> str:
     owners, untraced = owners_of(address, proc)
     if owners:
+        if all(owner.pid == os.getpid() for owner in owners):
+            return (
+                f"cannot listen on {address}: this instance itself listens on that port, on another"
+                " address. Take that listener out with one reload and put the new one in with the"
+                " next, or restart."
+            )
         names = " and ".join(str(owner) for owner in owners)
         return f"cannot listen on {address}: {names} already listens there."
     if untraced:
