@@ -41,10 +41,10 @@ pub enum Failed {
 }
 
 /// A connect under way (or done).
-struct Opened {
-    socket: Socket,
-    done: bool,
-    held: Option<Held>,
+pub(crate) struct Opened {
+    pub socket: Socket,
+    pub done: bool,
+    pub held: Option<Held>,
 }
 
 impl Worker {
@@ -121,7 +121,11 @@ impl Worker {
     }
 
     /// Opens, binds and connects a socket to a destination.
-    fn open(&mut self, server: &Server, choice: Choice) -> Result<Opened, (Failed, Box<str>)> {
+    pub(crate) fn open(
+        &mut self,
+        server: &Server,
+        choice: Choice,
+    ) -> Result<Opened, (Failed, Box<str>)> {
         let to = &server.destinations[choice.destination];
         let opened = match &to.ports {
             Some(ports) => self.open_leased(server, to, ports)?,
@@ -215,11 +219,10 @@ impl Worker {
     }
 
     /// A connect or a greeting failed by the server's doing.
-    pub(crate) fn server_failed(&mut self, server: &Server, session: &Session) {
+    pub(crate) fn server_failed(&mut self, server: &Server, text: &str) {
         let state = &server.state;
         let events = &self.shared.events;
         state.failures.fetch_add(1, Relaxed);
-        let text = session.error.as_deref().unwrap_or("connect failed");
         if state.breaker.on(Breaker::Failure, self.now) == Decision::Opened {
             let text = format!(
                 "{text}; three failures in a row: no new sessions, tried again every second"
@@ -258,7 +261,8 @@ impl Worker {
             };
             session.name_error(&what);
         }
-        self.server_failed(&server, session);
+        let text = session.error.as_deref().unwrap_or("connect failed");
+        self.server_failed(&server, text);
         self.next_attempt(index, session, Some(member), cause);
     }
 
@@ -308,7 +312,7 @@ fn connect_from(
     }
 }
 
-fn no_source_text(server: &Server) -> String {
+pub(crate) fn no_source_text(server: &Server) -> String {
     format!(
         "server {}: none of our source addresses is on this host",
         server.name

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
-use portside_core::reason::{Cause, ClientClose, Phase, ServerClose};
+use portside_core::reason::{Cause, ClientClose, Phase, Pin, ServerClose};
 use serde::Serialize;
 
 use crate::plan::{Plan, Server, Service};
@@ -34,6 +34,12 @@ pub struct SessionReport {
     pub to_server_bytes: u64,
     /// Relayed.
     pub to_client_bytes: u64,
+    /// Pool mode: its account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Pool mode: why it keeps its server connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<&'static str>,
 }
 
 /// One row of `explain_codes()`.
@@ -54,6 +60,9 @@ pub fn codes() -> Vec<Code> {
     }
     for phase in Phase::ALL {
         add(phase.word(), "phase", phase.text());
+    }
+    for pin in Pin::ALL {
+        add(pin.word(), "pin", pin.text());
     }
     for close in ServerClose::ALL {
         add(close.word(), "server close", close.text());

@@ -18,6 +18,7 @@ use portside_core::reason::{Cause, ClientClose, Phase, ServerClose};
 use crate::events::Events;
 use crate::log::Log;
 use crate::plan::Plan;
+use crate::pool::PoolShared;
 use crate::report::SessionReport;
 
 /// Messages that may wait for one worker; beyond it the sender is told.
@@ -52,6 +53,13 @@ pub enum Message {
     },
     /// End sessions.
     Cut(Cut),
+    /// Pool mode: KILL of a session by the id that its greeting named.
+    Kill {
+        /// The id.
+        id: u32,
+        /// The query alone.
+        query: bool,
+    },
     /// Report sessions.
     Sessions {
         /// At most.
@@ -135,6 +143,11 @@ impl Outcomes {
         self.client[client as usize].fetch_add(1, Relaxed);
     }
 
+    /// Counts the close of a pooled connection, which is no session's.
+    pub fn count_server(&self, server: ServerClose) {
+        self.server[server as usize].fetch_add(1, Relaxed);
+    }
+
     /// `cause/phase` with counts above zero.
     pub fn terminations(&self) -> impl Iterator<Item = (String, u64)> + '_ {
         Cause::ALL.iter().flat_map(move |cause| {
@@ -194,6 +207,8 @@ pub struct Shared {
     pub sources: Arc<Sources>,
     /// Sessions in the process, against `max_sessions`.
     pub sessions: AtomicU32,
+    /// Pool mode: ids, failed logins.
+    pub pool: PoolShared,
     /// Zero of the millisecond clock.
     pub epoch: Instant,
 }
