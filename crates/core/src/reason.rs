@@ -148,9 +148,11 @@ words! {
         Transaction = "transaction",
         /// autocommit is off. Ends when it is on again.
         Autocommit = "autocommit",
-        /// The last statement had warnings or an error, and SHOW WARNINGS may follow. Ends with the next statement.
+        /// The last statement had warnings or an error, and SHOW WARNINGS may follow. Ends with the next statement, or after a second.
         Warnings = "warnings",
-        /// SQL_CALC_FOUND_ROWS: FOUND_ROWS() may follow. Ends with the next statement.
+        /// The last statement changed rows, and ROW_COUNT() may follow. Ends with the next statement, or after a second.
+        RowCount = "row-count",
+        /// SQL_CALC_FOUND_ROWS: FOUND_ROWS() may follow. Ends with the next statement, or after a second.
         FoundRows = "found-rows",
         /// Prepared statements of the binary protocol are open. Ends when all are closed.
         Statements = "statements",

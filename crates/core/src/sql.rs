@@ -60,10 +60,21 @@ impl Pins {
 
     /// Those that leave a trace on the connection, so that it must be reset before others use it.
     pub fn leave_a_trace(self) -> bool {
-        let passing = [Pin::Warnings, Pin::FoundRows];
-        Pin::ALL
-            .iter()
-            .any(|pin| self.has(*pin) && !passing.contains(pin))
+        self.without_passing() != Self::NONE
+    }
+
+    /// Those that are more than a wait for what the next statement may ask.
+    fn without_passing(self) -> Self {
+        let mut left = self;
+        for pin in [Pin::Warnings, Pin::RowCount, Pin::FoundRows] {
+            left.remove(pin);
+        }
+        left
+    }
+
+    /// Whether there are only such as wait for what the next statement may ask.
+    pub fn only_pass(self) -> bool {
+        !self.is_empty() && !self.leave_a_trace()
     }
 }
 

@@ -155,8 +155,8 @@ pub struct Pooled {
     tried: u64,
     /// What went wrong last.
     error: Option<String>,
-    /// Its query is to be killed: KILL was sent for the connection with this id.
-    killed: bool,
+    /// When its client's FIN was seen in the middle of a reply.
+    gone_at: Option<u64>,
     /// The session goes the way of every closed client.
     pub is_over: bool,
 }
@@ -208,6 +208,8 @@ enum State {
     /// Logging in, or being cleaned.
     OnItsOwn,
     Idle,
+    /// Kept from everybody until a KILL against it is answered.
+    Barred,
     /// A client's.
     Lent,
     /// QUIT was sent at this time.
@@ -242,6 +244,12 @@ struct Back {
     wanted_by: Option<Token>,
     /// Made only to learn what the server is.
     is_scout: bool,
+    /// What it is to do for another connection before anything else.
+    errand: Option<Victim>,
+    /// The errand was said; what comes now is its answer.
+    has_run: bool,
+    /// KILLs under way against it: nobody gets it before they are answered.
+    kills: u32,
     /// The breaker's half-open try.
     is_probe: bool,
     has_greeted: bool,
@@ -268,6 +276,18 @@ impl Back {
             server.state.pool.busy.fetch_sub(1, SeqCst);
         }
     }
+}
+
+/// A connection whose query is to be killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Victim {
+    index: usize,
+    generation: u32,
+    thread_id: u32,
+    /// Its count of commands: a later one is spared.
+    uses: u64,
+    /// Not before.
+    at: u64,
 }
 
 /// A place in the slab.
@@ -299,4 +319,6 @@ pub struct Pool {
     spare: Vec<u8>,
     /// Scouts under way, by server name.
     scouts: Vec<String>,
+    /// Queries to be killed.
+    victims: Vec<Victim>,
 }

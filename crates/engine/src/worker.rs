@@ -207,7 +207,7 @@ impl Worker {
             flush,
             self.paused_until,
             tell,
-            self.pool.tick_at,
+            self.pool.due(),
         ]
         .into_iter()
         .flatten()

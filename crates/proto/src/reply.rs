@@ -65,6 +65,8 @@ pub struct Outcome {
     pub status: Option<u16>,
     /// Warnings of all results.
     pub warnings: u32,
+    /// Rows changed, of all results.
+    pub affected: u64,
     /// The last insert id that is not 0.
     pub insert_id: u64,
     /// Whether a result set was sent.
@@ -131,6 +133,7 @@ impl Reply {
                 error: None,
                 status: None,
                 warnings: 0,
+                affected: 0,
                 insert_id: 0,
                 has_rows: false,
                 statement: None,
@@ -356,10 +359,11 @@ impl Reply {
         let mut reader = Reader(self.front());
         let _marker = reader.u8();
         let mut read = || {
-            let _affected = reader.lenenc()?;
-            Some((reader.lenenc()?, reader.u16()?, reader.u16()?))
+            let counts = (reader.lenenc()?, reader.lenenc()?);
+            Some((counts, reader.u16()?, reader.u16()?))
         };
-        let (insert_id, flags, warnings) = read().ok_or(Error::Malformed)?;
+        let ((affected, insert_id), flags, warnings) = read().ok_or(Error::Malformed)?;
+        self.outcome.affected = self.outcome.affected.saturating_add(affected);
         if insert_id > 0 {
             self.outcome.insert_id = insert_id;
         }

@@ -105,6 +105,8 @@ enum Did {
     Restore,
     Setting(Box<[u8]>),
     Schema(Box<[u8]>),
+    /// Something for others; its outcome matters to nobody here.
+    Errand,
 }
 
 /// A server connection. See the module's text.
@@ -358,6 +360,17 @@ impl Conn {
         bytes
     }
 
+    /// Runs `KILL QUERY` for a connection on the same server. Write the bytes and feed until `Ready`.
+    pub fn kill_query(&mut self, thread_id: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let text = format!("KILL QUERY {thread_id}");
+        put_command(&mut bytes, com::QUERY, text.as_bytes());
+        self.steps.push_back(Did::Errand);
+        self.diagnostics = true;
+        self.start_steps();
+        bytes
+    }
+
     fn put_reset(&mut self, bytes: &mut Vec<u8>) {
         put_command(bytes, com::RESET_CONNECTION, &[]);
         put_command(bytes, com::QUERY, &self.restore);
@@ -402,7 +415,7 @@ impl Conn {
                 self.uses = 0;
                 self.settings.clear();
             }
-            (Did::Restore, Ok(())) => {}
+            (Did::Restore, Ok(())) | (Did::Errand, _) => {}
             (did, Err(error)) => {
                 // What it has done so far is in doubt, but for a schema that was not taken.
                 self.traces |= !matches!(did, Did::Schema(_));

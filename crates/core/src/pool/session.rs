@@ -146,6 +146,8 @@ pub struct Session {
     status: u16,
     /// Connection and count of uses after its last command.
     last: Option<(u64, u64)>,
+    /// The connection that knew the last statement's warnings was given back meanwhile.
+    has_forgotten: bool,
 }
 
 impl Session {
@@ -186,6 +188,7 @@ impl Session {
             commands: 0,
             status: status::AUTOCOMMIT,
             last: None,
+            has_forgotten: false,
         };
         Some((session, greeting))
     }
@@ -262,6 +265,17 @@ impl Session {
             Some(pending) => pending.user.as_ref(),
             None => self.user.as_ref(),
         }
+    }
+
+    /// Whether it keeps its connection only for what the next statement may ask.
+    pub fn only_waits(&self) -> bool {
+        self.phase == Phase::Command && self.pins.only_pass()
+    }
+
+    /// It has waited long enough: asked later, it says that it does not know.
+    pub fn let_go(&mut self) {
+        self.has_forgotten |= self.pins.has(Pin::Warnings);
+        self.pins = Pins::NONE;
     }
 
     /// Looks at the client's bytes. Returns how many were taken and what to do; `conn` is the connection
@@ -425,6 +439,7 @@ impl Session {
         self.settings.clear();
         self.status = status::AUTOCOMMIT;
         self.last = None;
+        self.has_forgotten = false;
     }
 
     /// A connection with the schema was found: the login is answered.
@@ -546,7 +561,14 @@ impl Session {
 
     /// Statements that are not for a server.
     fn answer_query(&self) -> Option<Step> {
-        Some(match &self.verdict.as_ref()?.kind {
+        let verdict = self.verdict.as_ref()?;
+        if verdict.asks.diagnostics && self.has_forgotten {
+            let text =
+                "portside: warnings and errors of the last statement are not known any more: the \
+                        connection was given back after a second (docs/pooling.md)";
+            return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
+        }
+        Some(match &verdict.kind {
             Kind::ConnectionId(name) => {
                 let deprecate = self.class.capabilities & capability::DEPRECATE_EOF != 0;
                 let id = self.thread_id.into();
@@ -586,6 +608,7 @@ impl Session {
         if !verdict.asks.diagnostics {
             self.pins.remove(Pin::Warnings);
         }
+        self.pins.remove(Pin::RowCount);
         self.pins.remove(Pin::FoundRows);
         self.pins = self.pins.and(verdict.pins);
         if verdict.kind == Kind::Set {
@@ -676,6 +699,10 @@ impl Session {
         if outcome.warnings > 0 || !good {
             self.pins.add(Pin::Warnings);
         }
+        if outcome.affected > 0 {
+            self.pins.add(Pin::RowCount);
+        }
+        self.has_forgotten = false;
         self.follow(conn.status());
         self.last = Some((id, conn.uses()));
     }

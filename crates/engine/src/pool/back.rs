@@ -16,7 +16,7 @@ use portside_core::relay::ToServer;
 use portside_proto::{proxy_header, quit};
 
 use super::client::random;
-use super::{pool_token, unpack_pool, Back, Place, PoolSlot, State};
+use super::{pool_token, unpack_pool, Back, Place, PoolSlot, State, Victim};
 use crate::attempt::{lift_bars, no_source_text, Failed};
 use crate::plan::{take_slot, Service};
 use crate::ports;
@@ -31,6 +31,7 @@ pub(super) struct Order<'a> {
     /// The client and its listener, where the server gets a PROXY header.
     pub client: Option<(SocketAddr, SocketAddr)>,
     pub wanted_by: Option<Token>,
+    pub errand: Option<Victim>,
 }
 
 /// Why no connection was begun.
@@ -111,7 +112,10 @@ impl Worker {
             has_proxy: server.send_proxy,
             client: order.client.map(|(client, _)| client),
             wanted_by: order.wanted_by,
-            is_scout: order.wanted_by.is_none(),
+            is_scout: order.wanted_by.is_none() && order.errand.is_none(),
+            errand: order.errand,
+            has_run: false,
+            kills: 0,
             is_probe,
             has_greeted: false,
             owes_reply: false,
@@ -227,7 +231,7 @@ impl Worker {
             State::Connecting => self.connect_back(back),
             State::Quitting(since) => self.await_fin(back, since),
             State::OnItsOwn => self.log_in_back(back),
-            State::Idle => {
+            State::Idle | State::Barred => {
                 // Whatever comes now, FIN or good-bye, makes it useless.
                 match back.socket.read(&mut self.scratch) {
                     Read::Nothing => self.put_back_down(back),
@@ -390,20 +394,19 @@ impl Worker {
             self.pool.scouts.retain(|scout| *scout != name);
             return self.quit_back(back);
         }
+        if let Some(victim) = back.errand {
+            return self.run_errand(back, victim);
+        }
         if self.must_retire(&back) {
             return self.quit_back(back);
         }
+        if back.kills > 0 {
+            back.state = State::Barred;
+            return self.put_back_down(back);
+        }
         if back.conn.has_traces() {
             let bytes = back.conn.clean();
-            back.state = State::OnItsOwn;
-            back.used_at = self.now;
-            if back.socket.push(&bytes).is_err() {
-                back.socket.readable = true;
-            }
-            back.armed = None;
-            let limit = self.now + back.rules.login_ms;
-            self.arm_back(&mut back, limit);
-            return self.log_in_back(back);
+            return self.say_on_its_own(back, &bytes);
         }
         back.state = State::Idle;
         back.armed = None;
@@ -413,6 +416,19 @@ impl Worker {
         if self.pool.waiters.is_empty() {
             self.make_room_for_others();
         }
+    }
+
+    /// Sends commands of our own and follows their replies.
+    pub(super) fn say_on_its_own(&mut self, mut back: Box<Back>, bytes: &[u8]) {
+        back.state = State::OnItsOwn;
+        back.used_at = self.now;
+        if back.socket.push(bytes).is_err() {
+            back.socket.readable = true;
+        }
+        back.armed = None;
+        let limit = self.now + back.rules.login_ms;
+        self.arm_back(&mut back, limit);
+        self.log_in_back(back);
     }
 
     /// Says QUIT and waits for the server's FIN, as the close rules want it.
@@ -504,6 +520,9 @@ impl Worker {
     pub(super) fn close_back(&mut self, mut back: Box<Back>, how: ServerClose) {
         if back.state == State::Lent {
             back.not_busy();
+        }
+        if let Some(victim) = back.errand.take() {
+            self.errand_over(victim);
         }
         if let (true, Some(server)) = (back.is_probe, back.server()) {
             server.state.breaker.on(Breaker::Withdrawn, self.now);

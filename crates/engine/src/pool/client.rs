@@ -19,6 +19,11 @@ use crate::worker::{token, Worker, TURN_BYTES};
 /// How long a client that came before any server was known waits before it looks again.
 const LOOK_AGAIN_MS: u64 = 20;
 
+/// How long a connection is kept for SHOW WARNINGS, ROW_COUNT() or FOUND_ROWS(): a program asks at once.
+const HOLD_MS: u64 = 1_000;
+/// How long a reply goes on after its client's FIN.
+const GONE_MS: u64 = 1_000;
+
 /// What came of one step.
 pub(super) enum Next {
     /// So many of the client's bytes were taken; go on.
@@ -164,6 +169,10 @@ impl Worker {
         if pooled.front.is_none() {
             return self.greet(index, session, pooled);
         }
+        if self.has_left(index, session, pooled) {
+            return Next::Over(Cause::ClientEof);
+        }
+        self.let_go(index, session, pooled);
         if pooled.waits_since.is_some() && pooled.waiting.is_some() {
             return self.still_waiting(index, session, pooled, input);
         }
@@ -182,6 +191,34 @@ impl Worker {
             }
         }
         self.client_step(index, session, pooled, input)
+    }
+
+    /// A client whose FIN came in the middle of a reply gets what is ready; MySQL's clients never close one half.
+    fn has_left(&mut self, index: usize, session: &mut Session, pooled: &mut Pooled) -> bool {
+        let running = pooled.front.as_ref().is_some_and(Front::is_running);
+        if !running || session.client_socket.as_ref().is_none_or(|c| !c.fin_queued) {
+            pooled.gone_at = None;
+            return false;
+        }
+        let gone_at = *pooled.gone_at.get_or_insert(self.now);
+        self.arm(index, session, gone_at + GONE_MS);
+        self.now >= gone_at + GONE_MS
+    }
+
+    /// Gives a connection back that is only kept for what the next statement may ask.
+    fn let_go(&mut self, index: usize, session: &mut Session, pooled: &mut Pooled) {
+        let (Some(front), Some(back)) = (pooled.front.as_mut(), pooled.back.as_ref()) else {
+            return;
+        };
+        if !front.only_waits() {
+            return;
+        }
+        let limit = back.used_at.max(session.moved_at) + HOLD_MS;
+        if self.now < limit {
+            return self.arm(index, session, limit);
+        }
+        front.let_go();
+        self.release_if_free(session, pooled);
     }
 
     /// Limits and orders that end the session whatever its client says.

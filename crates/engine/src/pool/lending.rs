@@ -85,6 +85,7 @@ impl Worker {
                 class,
                 client,
                 wanted_by: Some(token(index, session.generation, false)),
+                errand: None,
             };
             // Before the attempt, which may succeed at once.
             pooled.is_opening = true;
@@ -417,8 +418,7 @@ impl Worker {
         let (Some(mut back), Some(front)) = (pooled.back.take(), pooled.front.as_mut()) else {
             return;
         };
-        back.conn
-            .left(front.take_traces() || std::mem::take(&mut pooled.killed));
+        back.conn.left(front.take_traces());
         back.not_busy();
         back.state = State::OnItsOwn;
         back.used_at = self.now;
@@ -490,7 +490,7 @@ impl Key<'_> {
 }
 
 impl super::Pool {
-    fn idle_at(&self, at: usize) -> Option<&Back> {
+    pub(super) fn idle_at(&self, at: usize) -> Option<&Back> {
         match self.backs.get(*self.shelf.get(at)?)? {
             Place::Here(back) => Some(back),
             _ => None,

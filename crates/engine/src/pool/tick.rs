@@ -37,6 +37,7 @@ impl Worker {
         if std::mem::take(&mut self.pool.has_news) {
             self.serve_pool();
         }
+        self.hunt();
         if self.pool.tick_at.is_none_or(|at| self.now < at) {
             return;
         }
@@ -99,6 +100,7 @@ impl Worker {
             },
             client: None,
             wanted_by: None,
+            errand: None,
         };
         let name = service.members[member].server.name.clone();
         self.pool.scouts.push(name.clone());

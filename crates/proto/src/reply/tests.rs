@@ -39,6 +39,7 @@ fn replies() -> Vec<Case> {
             false,
             vec![ok(0, 5, 2)],
             Outcome {
+                affected: 1,
                 insert_id: 5,
                 warnings: 3,
                 ..base
@@ -60,6 +61,7 @@ fn replies() -> Vec<Case> {
             true,
             vec![vec![1], column.clone(), vec![1, b'x'], ok(0xfe, 0, 2)],
             Outcome {
+                affected: 1,
                 warnings: 3,
                 ..rows
             },
@@ -92,6 +94,7 @@ fn replies() -> Vec<Case> {
                 eof(2, 1),
             ],
             Outcome {
+                affected: 1,
                 insert_id: 9,
                 warnings: 4,
                 ..rows
@@ -158,6 +161,7 @@ fn replies() -> Vec<Case> {
             true,
             vec![vec![0, 0, 1], ok(0xfe, 0, 2)],
             Outcome {
+                affected: 1,
                 warnings: 3,
                 ..base
             },
