@@ -125,6 +125,8 @@ pub struct Session {
     thread_id: u32,
     offered: u32,
     salt: [u8; 20],
+    /// The method that the greeting named.
+    plugin: Plugin,
     /// Flags of its login.
     capabilities: u32,
     class: Class,
@@ -173,6 +175,7 @@ impl Session {
             thread_id,
             offered,
             salt,
+            plugin,
             capabilities: 0,
             class: Class::of_login(0, 0, 0),
             pending: None,
@@ -336,8 +339,11 @@ impl Session {
             sequence,
         }));
         match Plugin::from_name(login.plugin) {
-            // A change of user answers to a salt that was used already.
-            Some(plugin) if self.user.is_none() => self.check(plugin, login.answer, context),
+            // A change of user answers to a salt that was used already. A client that prefers another method than
+            // the greeting's has no salt for it, and answers with nothing (libmysql).
+            Some(plugin) if self.user.is_none() && plugin == self.plugin => {
+                self.check(plugin, login.answer, context)
+            }
             known => {
                 let plugin = known.unwrap_or(Plugin::Native);
                 self.salt = (context.salt)();
