@@ -1,7 +1,7 @@
-"""Random programs of SQL statements, and what a client sees of each: for comparing two ways to one server.
+"""Random programs of SQL statements, and what a client sees of each.
 
-A program is made from a seed alone, so a failing one can be run again. Every statement is meant to be legal on
-MariaDB and MySQL alike, or wrong on both.
+For comparing two ways to one server. A program is made from a seed alone, so a failing one can be
+run again. Every statement is meant to be legal on MariaDB and MySQL alike, or wrong on both.
 """
 
 from __future__ import annotations
@@ -85,7 +85,12 @@ BLOCKS = (
     ("SELECT 1; SELECT 2, 3; INSERT INTO t (name) VALUES ('multi')", "{look}"),
     ("{write}", "SELECT ROW_COUNT()"),
     ("{write}", "SHOW WARNINGS", "SELECT @@warning_count"),
-    ("INSERT INTO t (name) VALUES ('id')", "SELECT LAST_INSERT_ID()", "{look}", "SELECT LAST_INSERT_ID()"),
+    (
+        "INSERT INTO t (name) VALUES ('id')",
+        "SELECT LAST_INSERT_ID()",
+        "{look}",
+        "SELECT LAST_INSERT_ID()",
+    ),
     ("SELECT SQL_CALC_FOUND_ROWS id FROM t LIMIT 1", "SELECT FOUND_ROWS()"),
     ("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", "BEGIN", "{look}", "COMMIT"),
     ("USE `{schema}`", "{look}"),
@@ -142,7 +147,7 @@ def connect(host: str, port: int, user: str, password: str, **options: Any) -> A
 
 
 def see(connection: Any, statement: str) -> list[Any]:
-    """Everything that a client can see of a statement: of each result its columns, rows and counts, or the error."""
+    """Everything that a client sees: of each result columns, rows and counts, or the error."""
     seen: list[Any] = []
     cursor = connection.cursor()
     try:

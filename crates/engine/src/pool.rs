@@ -218,7 +218,7 @@ enum State {
 
 /// A server connection.
 #[derive(Debug)]
-struct Back {
+pub(crate) struct Back {
     index: usize,
     generation: u32,
     /// Unique in the worker: tells whether a session's last connection is still the same.
@@ -313,6 +313,8 @@ pub struct Pool {
     pub(crate) tick_at: Option<u64>,
     serial: u64,
     generations: u32,
+    /// Connections that came free.
+    released: u32,
     /// For what servers send; made with the first pool service.
     scratch: Box<[u8]>,
     /// A buffer for clients' commands, lent to the one that is driven.

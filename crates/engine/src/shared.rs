@@ -18,7 +18,7 @@ use portside_core::reason::{Cause, ClientClose, Phase, ServerClose};
 use crate::events::Events;
 use crate::log::Log;
 use crate::plan::Plan;
-use crate::pool::PoolShared;
+use crate::pool::{Back, PoolShared};
 use crate::report::SessionReport;
 
 /// Messages that may wait for one worker; beyond it the sender is told.
@@ -60,6 +60,8 @@ pub enum Message {
         /// The query alone.
         query: bool,
     },
+    /// Pool mode: an idle connection that another worker needs more.
+    Pooled(Box<Back>),
     /// Report sessions.
     Sessions {
         /// At most.

@@ -322,6 +322,7 @@ impl Worker {
                     }
                 }
                 Message::Cut(cut) => self.cut(&cut),
+                Message::Pooled(back) => self.take_over(back),
                 Message::Kill { id, query } => self.kill_pooled(id, query),
                 Message::Sessions { limit, reply } => {
                     let _ = reply.send(self.report_sessions(limit));

@@ -27,13 +27,12 @@ impl FailedLogins {
             .is_some_and(|at| *at > now + Ms::from(FREE - 1) * FORGIVEN_MS)
     }
 
-    /// Whether nobody has failed lately.
-    pub fn is_empty(&self) -> bool {
-        self.forgiven_at.is_empty()
-    }
-
     /// Notes a failure. O(1), but for a sweep when 10,000 addresses are known.
     pub fn failed(&mut self, address: IpAddr, now: Ms) {
+        // Refused unseen, it was no guess; counting it would keep a busy client out for ever.
+        if self.is_limited(address, now) {
+            return;
+        }
         if self.forgiven_at.len() >= ADDRESSES {
             self.forgiven_at.retain(|_, at| *at > now);
             let soonest = self.forgiven_at.iter().min_by_key(|(_, at)| **at);

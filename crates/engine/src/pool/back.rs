@@ -24,6 +24,9 @@ use crate::socket::Read;
 use crate::sys;
 use crate::worker::{Worker, TURN_BYTES};
 
+/// Of the connections that come free while own clients wait every so many may go to another worker's.
+const SHARE_EVERY: u32 = 16;
+
 /// How a connection shall be made.
 pub(super) struct Order<'a> {
     pub user: &'a Arc<User>,
@@ -413,8 +416,10 @@ impl Worker {
         self.pool.shelf.push(back.index);
         self.pool.has_news |= !self.pool.waiters.is_empty();
         self.put_back_down(back);
-        if self.pool.waiters.is_empty() {
-            self.make_room_for_others();
+        // Mostly the own clients first; now and then the others', who may have no connection at all.
+        self.pool.released = self.pool.released.wrapping_add(1);
+        if self.pool.waiters.is_empty() || self.pool.released % SHARE_EVERY == 0 {
+            self.share_idle();
         }
     }
 

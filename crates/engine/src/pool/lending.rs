@@ -1,6 +1,6 @@
 //! Who gets which connection: for each command or transaction a server is chosen anew by the service's rule.
 
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::Arc;
 
 use mio::Token;
@@ -225,6 +225,7 @@ impl Worker {
             }
             state.queued.fetch_add(1, SeqCst);
             state.waiting[self.id].fetch_add(1, SeqCst);
+            let is_new = pooled.waits_since.is_none();
             let since = *pooled.waits_since.get_or_insert(self.now);
             pooled.waiting = Some(Waiting {
                 state: Arc::clone(state),
@@ -233,8 +234,21 @@ impl Worker {
             self.pool
                 .waiters
                 .push_back(token(index, session.generation, false));
+            if is_new {
+                self.ask_others();
+            }
         }
         self.still_waiting(index, session, pooled, input)
+    }
+
+    /// The other workers may have idle connections.
+    fn ask_others(&self) {
+        let others = self.shared.inboxes.iter().enumerate();
+        for (_, inbox) in others.filter(|(id, _)| *id != self.id) {
+            if !inbox.slot_free.swap(true, Relaxed) {
+                inbox.wake();
+            }
+        }
     }
 
     /// Takes the session out of the line; its entry there goes stale.

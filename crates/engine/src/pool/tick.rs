@@ -3,12 +3,15 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::Arc;
 
+use mio::unix::SourceFd;
+use mio::Interest;
 use portside_core::pool::Class;
+use portside_core::reason::ServerClose;
 
 use super::back::Order;
 use super::{Back, Place};
 use crate::plan::Service;
-use crate::shared::Cut;
+use crate::shared::{Cut, Message};
 use crate::worker::{Worker, READ_BYTES};
 
 /// How often ages are looked at.
@@ -36,6 +39,9 @@ impl Worker {
     pub(crate) fn pool_tick(&mut self) {
         if std::mem::take(&mut self.pool.has_news) {
             self.serve_pool();
+            if self.pool.waiters.is_empty() {
+                self.share_idle();
+            }
         }
         self.hunt();
         if self.pool.tick_at.is_none_or(|at| self.now < at) {
@@ -158,42 +164,67 @@ impl Worker {
         open > pool.min_idle && pool.idle_ms.is_some_and(|ms| self.now >= back.used_at + ms)
     }
 
-    /// Others wait for a place that an idle connection here takes: it goes.
-    pub(super) fn make_room_for_others(&mut self) {
-        let others = |service: &Arc<Service>| {
-            let waiting = service.state.waiting.iter().enumerate();
-            waiting
-                .filter(|(id, _)| *id != self.id)
-                .any(|(_, count)| count.load(SeqCst) > 0)
+    /// Clients of another worker wait while every place is taken: an idle connection here goes there.
+    pub(super) fn share_idle(&mut self) {
+        let waits = |service: &Arc<Service>| {
+            let counts = service.state.waiting.iter().enumerate();
+            let mut others = counts.filter(|(id, count)| *id != self.id && count.load(SeqCst) > 0);
+            others.next().map(|(id, _)| id)
         };
-        let wanted = self
-            .plan
-            .services
-            .iter()
-            .find(|service| service.pool.is_some() && others(service));
-        let Some(service) = wanted.map(Arc::clone) else {
+        let mut pools = self.plan.services.iter().filter(|s| s.pool.is_some());
+        let Some((service, other)) = pools.find_map(|s| Some((s, waits(s)?))) else {
             return;
         };
         let max = service.pool.map_or(0, |pool| pool.max);
-        let at = self
-            .pool
-            .shelf
-            .iter()
-            .position(|index| match self.pool.backs.get(*index) {
-                Some(Place::Here(back)) => back.server().is_some_and(|server| {
-                    server.state.pool.open.load(SeqCst) >= max.min(server.max)
-                        && service
-                            .members
-                            .iter()
-                            .any(|m| Arc::ptr_eq(&m.server.state, &server.state))
-                }),
-                _ => false,
-            });
+        let at = (0..self.pool.shelf.len()).find(|at| {
+            let server = self.pool.idle_at(*at).and_then(Back::server);
+            server.is_some_and(|server| {
+                let state = &server.state;
+                let full =
+                    state.pool.open.load(SeqCst) >= max || state.active.load(SeqCst) >= server.max;
+                full && service
+                    .members
+                    .iter()
+                    .any(|m| Arc::ptr_eq(&m.server.state, state))
+            })
+        });
         if let Some(index) = at.map(|at| self.pool.shelf.remove(at)) {
             if let Some(back) = self.take_back(index) {
-                self.quit_back(back);
+                self.hand_over(back, other);
             }
         }
+    }
+
+    fn hand_over(&mut self, back: Box<Back>, worker: usize) {
+        let _ = self
+            .poll
+            .registry()
+            .deregister(&mut SourceFd(&back.socket.fd()));
+        self.pool.backs.try_remove(back.index);
+        if let Err(Message::Pooled(back)) = self.shared.inboxes[worker].send(Message::Pooled(back))
+        {
+            self.take_over(back);
+        }
+    }
+
+    /// A connection that another worker has handed over.
+    pub(crate) fn take_over(&mut self, mut back: Box<Back>) {
+        self.pool.serial += 1;
+        self.pool.generations = (self.pool.generations + 1) & 0x3fff_ffff;
+        // A new name: what a session of the other worker knew of it holds no more.
+        (back.id, back.generation) = (self.pool.serial, self.pool.generations);
+        back.index = self.pool.backs.insert(Place::Taken);
+        let fd = back.socket.fd();
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let registry = self.poll.registry();
+        if registry
+            .register(&mut SourceFd(&fd), back.token(), both)
+            .is_err()
+        {
+            return self.close_back(back, ServerClose::Cut);
+        }
+        back.armed = None;
+        self.settle(back);
     }
 
     /// A server goes (maint, on_down): its idle connections are closed, its clients are cut.
