@@ -20,6 +20,7 @@ use arc_swap::ArcSwapOption;
 use ipnet::IpNet;
 use mio::Token;
 use portside_core::pool::{Conn, FailedLogins, Server as Known, Session as Front, User};
+use portside_core::reason::Pin;
 use portside_core::relay::Rules;
 use slab::Slab;
 
@@ -155,6 +156,8 @@ pub struct Pooled {
     tried: u64,
     /// What went wrong last.
     error: Option<String>,
+    /// Why it kept its connection after the last reply.
+    pin: Option<Pin>,
     /// When its client's FIN was seen in the middle of a reply.
     gone_at: Option<u64>,
     /// The session goes the way of every closed client.
@@ -176,7 +179,7 @@ impl Pooled {
     /// Why it keeps its connection.
     pub fn pin_word(&self) -> Option<&'static str> {
         let pin = self.front.as_ref().and_then(Front::pin);
-        pin.map(portside_core::reason::Pin::word)
+        pin.map(Pin::word)
     }
 
     /// For `show sessions`.

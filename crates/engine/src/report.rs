@@ -116,6 +116,9 @@ struct ServerStats<'a> {
     connect_failures_total: u64,
     left_before_login_total: u64,
     breaker: &'static str,
+    pool_connections: u32,
+    pool_busy: u32,
+    pool_opened_total: u64,
     destinations: Vec<&'a str>,
     hosts_blocked: Vec<Blocked>,
 }
@@ -142,6 +145,7 @@ struct Stats<'a> {
     servers: Vec<ServerStats<'a>>,
     closes: Closes,
     terminations: BTreeMap<String, u64>,
+    pins: BTreeMap<&'static str, u64>,
     log: LogStats,
     events_dropped_total: u64,
 }
@@ -232,6 +236,7 @@ pub fn stats(shared: &Shared, plan: &Plan) -> String {
             client: shared.outcomes.client().collect(),
         },
         terminations: shared.outcomes.terminations().collect(),
+        pins: shared.outcomes.pins().collect(),
         log: LogStats {
             written_total: shared.log.written(),
             dropped_total: shared.log.lost(),
@@ -272,6 +277,9 @@ fn server_stats(server: &Server, now_ms: u64) -> ServerStats<'_> {
         connect_failures_total: state.failures.load(Relaxed),
         left_before_login_total: state.left_before_login.load(Relaxed),
         breaker: state.breaker.state().phase().name(),
+        pool_connections: state.pool.open.load(Relaxed),
+        pool_busy: state.pool.busy.load(Relaxed),
+        pool_opened_total: state.pool.opened.load(Relaxed),
         destinations: server
             .destinations
             .iter()

@@ -13,7 +13,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use mio::Waker;
 use portside_core::ports::Sources;
-use portside_core::reason::{Cause, ClientClose, Phase, ServerClose};
+use portside_core::reason::{Cause, ClientClose, Phase, Pin, ServerClose};
 
 use crate::events::Events;
 use crate::log::Log;
@@ -123,6 +123,7 @@ pub struct Outcomes {
     terminations: Vec<AtomicU64>,
     server: Vec<AtomicU64>,
     client: Vec<AtomicU64>,
+    pins: Vec<AtomicU64>,
 }
 
 impl Default for Outcomes {
@@ -132,6 +133,7 @@ impl Default for Outcomes {
             terminations: zeros(Cause::ALL.len() * Phase::ALL.len()),
             server: zeros(ServerClose::ALL.len()),
             client: zeros(ClientClose::ALL.len()),
+            pins: zeros(Pin::ALL.len()),
         }
     }
 }
@@ -148,6 +150,18 @@ impl Outcomes {
     /// Counts the close of a pooled connection, which is no session's.
     pub fn count_server(&self, server: ServerClose) {
         self.server[server as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a pool session that begins to keep its connection.
+    pub fn count_pin(&self, pin: Pin) {
+        self.pins[pin as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Pins by reason.
+    pub fn pins(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        Pin::ALL
+            .iter()
+            .map(|pin| (pin.word(), self.pins[*pin as usize].load(Relaxed)))
     }
 
     /// `cause/phase` with counts above zero.

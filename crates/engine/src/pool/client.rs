@@ -553,6 +553,11 @@ impl Worker {
             Ok(Some(outcome)) => {
                 let is_early = front.reads();
                 front.replied(&outcome, &mut back.conn, back.id);
+                if front.pin() != std::mem::replace(&mut pooled.pin, front.pin()) {
+                    if let Some(pin) = front.pin() {
+                        self.shared.outcomes.count_pin(pin);
+                    }
+                }
                 if is_early || !rest.is_empty() {
                     // An answer before the end of the command, or more than one: nobody knows what comes next.
                     let back = pooled.back.take()?;
