@@ -107,4 +107,4 @@ def test_a_client_cannot_tell_the_pool_from_the_server(
 
 def is_unknown(seen: list[Any]) -> bool:
     error = seen[-1]
-    return error[0] == pymysql.NotSupportedError.__name__ and "not known any more" in error[2]
+    return error[0] == pymysql.NotSupportedError.__name__ and "are not known" in error[2]

@@ -81,8 +81,6 @@ pub struct Want<'a> {
     pub settings: Option<&'a Settings>,
     /// It will ask for warnings, and has none.
     pub no_diagnostics: bool,
-    /// It will ask for the last statement's numbers, and has had none.
-    pub no_statement: bool,
     /// It will ask for the last statement's numbers: only this connection, at this count of uses, knows them.
     pub same: Option<(u64, u64)>,
 }

@@ -85,8 +85,10 @@ pub struct Asks {
     pub diagnostics: bool,
     /// `LAST_INSERT_ID()`, `@@identity`.
     pub insert_id: bool,
-    /// `FOUND_ROWS()` or `ROW_COUNT()`: only the very connection knows.
-    pub last_statement: bool,
+    /// `ROW_COUNT()`: only the very connection knows.
+    pub row_count: bool,
+    /// `FOUND_ROWS()`: of the last result set there, whoever asked for it.
+    pub found_rows: bool,
 }
 
 /// What a statement is, where that matters beyond pins.
@@ -389,7 +391,8 @@ impl Scan {
         match word {
             b"SQL_CALC_FOUND_ROWS" => self.pins.add(Pin::FoundRows),
             b"LAST_INSERT_ID" => self.asks.insert_id = true,
-            b"FOUND_ROWS" | b"ROW_COUNT" => self.asks.last_statement = true,
+            b"FOUND_ROWS" => self.asks.found_rows = true,
+            b"ROW_COUNT" => self.asks.row_count = true,
             b"GET_LOCK" | b"RELEASE_LOCK" | b"RELEASE_ALL_LOCKS" => self.pins.add(Pin::Lock),
             b"TEMPORARY" => self.pins.add(Pin::TemporaryTable),
             // Sequences of MariaDB remember per connection what they gave last.

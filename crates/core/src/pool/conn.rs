@@ -327,7 +327,6 @@ impl Conn {
         let mut bytes = Vec::new();
         let in_doubt = self.traces
             || (want.no_diagnostics && self.diagnostics)
-            || (want.no_statement && self.uses > 0)
             || settings.after(&self.settings).is_none();
         let missing = if in_doubt {
             self.put_reset(&mut bytes);

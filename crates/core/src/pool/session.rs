@@ -148,6 +148,8 @@ pub struct Session {
     status: u16,
     /// Connection and count of uses after its last command.
     last: Option<(u64, u64)>,
+    /// The last result set of that connection was asked for by this session.
+    knows_found_rows: bool,
     /// The connection that knew the last statement's warnings was given back meanwhile.
     has_forgotten: bool,
 }
@@ -191,6 +193,7 @@ impl Session {
             commands: 0,
             status: status::AUTOCOMMIT,
             last: None,
+            knows_found_rows: false,
             has_forgotten: false,
         };
         Some((session, greeting))
@@ -257,8 +260,7 @@ impl Session {
             },
             settings: Some(&self.settings),
             no_diagnostics: asks.diagnostics && !self.pins.has(Pin::Warnings),
-            no_statement: asks.last_statement && self.last.is_none(),
-            same: self.last.filter(|_| asks.last_statement),
+            same: self.last.filter(|_| asks.row_count || asks.found_rows),
         }
     }
 
@@ -445,7 +447,14 @@ impl Session {
         self.settings.clear();
         self.status = status::AUTOCOMMIT;
         self.last = None;
+        self.knows_found_rows = false;
         self.has_forgotten = false;
+    }
+
+    /// A connection was found: its name, and its count of uses before it is prepared.
+    pub fn attached(&mut self, conn: (u64, u64)) {
+        // Others may have asked for the last result set there.
+        self.knows_found_rows &= self.last == Some(conn);
     }
 
     /// A connection with the schema was found: the login is answered.
@@ -572,6 +581,12 @@ impl Session {
             let text =
                 "portside: warnings and errors of the last statement are not known any more: the \
                         connection was given back after a second (docs/pooling.md)";
+            return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
+        }
+        if (verdict.asks.row_count && self.last.is_none())
+            || (verdict.asks.found_rows && !self.knows_found_rows)
+        {
+            let text = "portside: FOUND_ROWS() and ROW_COUNT() are not known before the session's                         own first result (docs/pooling.md)";
             return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
         }
         Some(match &verdict.kind {
@@ -709,6 +724,7 @@ impl Session {
             self.pins.add(Pin::RowCount);
         }
         self.has_forgotten = false;
+        self.knows_found_rows |= good && outcome.has_rows;
         self.follow(conn.status());
         self.last = Some((id, conn.uses()));
     }

@@ -138,8 +138,8 @@ fn statements_that_ask_for_the_one_before() {
     assert!(asks("SELECT @@warning_count").diagnostics);
     assert!(asks("SELECT LAST_INSERT_ID()").insert_id);
     assert!(asks("SELECT @@session.identity").insert_id);
-    assert!(asks("SELECT FOUND_ROWS()").last_statement);
-    assert!(asks("SELECT row_count()").last_statement);
+    assert!(asks("SELECT FOUND_ROWS()").found_rows);
+    assert!(asks("SELECT row_count()").row_count);
     assert_eq!(asks("SHOW TABLES"), Asks::default());
 }
 

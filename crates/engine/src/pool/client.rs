@@ -699,9 +699,10 @@ impl Worker {
         pooled: &mut Pooled,
         mut back: Box<super::Back>,
     ) -> Next {
-        let Some(front) = pooled.front.as_ref() else {
+        let Some(front) = pooled.front.as_mut() else {
             return Next::Over(Cause::Internal);
         };
+        front.attached((back.id, back.conn.uses()));
         pooled.failures = 0;
         pooled.tried = 0;
         pooled.waits_since = None;
