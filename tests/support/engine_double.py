@@ -91,6 +91,9 @@ class EngineDouble:
                 "breaker": "closed",
                 "left_before_login_total": 0,
                 "close_deadlines_total": 0,
+                "pool_connections": 0,
+                "pool_busy": 0,
+                "pool_opened_total": 0,
                 "destinations": server["destinations"],
                 "hosts_blocked": [],
             }
@@ -114,6 +117,7 @@ class EngineDouble:
                 "servers": servers,
                 "closes": {"server": {"eof-reset": 3}, "client": {"fin-reset": 3}},
                 "terminations": {"quit/none": 3},
+                "pins": {"transaction": 1},
                 "log": {"written_total": 3, "dropped_total": 0},
                 "events_dropped_total": 0,
             }

@@ -123,6 +123,7 @@ def test_the_whole_snapshot() -> None:
                 "retries": 3,
                 "to_client": "fin",
                 "paused": False,
+                "pool": None,
                 "members": [
                     {
                         "server": "db1",
@@ -143,6 +144,7 @@ def test_the_whole_snapshot() -> None:
                 ],
             }
         ],
+        "users": [],
     }
 
 
@@ -279,3 +281,64 @@ def test_origins_show_no_secret() -> None:
     rows = {row.key: row.value for row in origins(loads(text))}
     assert rows["server.db1.check.password"] == '"***"'
     assert not any("geheim" in value for value in rows.values())
+
+
+POOL = """
+[[server]]
+name = "db1"
+address = "10.0.0.11:3306"
+[[service]]
+name = "s"
+listen = "10.0.0.5:3306"
+mode = "pool"
+pool = { max = 20, idle = "never" }
+servers = ["db1"]
+[[user]]
+name = "app"
+password = "app-secret"
+from = "10.0.0.0/8"
+[[user]]
+name = "report"
+password = "front-secret"
+server_user = "reader"
+server_password = "back-secret"
+services = ["s"]
+schema = "shop"
+max_connections = 5
+"""
+
+
+def test_pool_mode_has_its_limits_and_accounts() -> None:
+    built = build(
+        loads(POOL), generation=1, resolved={}, members={}, accepting=True, max_sessions=10
+    )
+    assert built["services"][0]["pool"] == {
+        "max": 20,
+        "min_idle": 0,
+        "max_lifetime_ms": 3_600_000,
+        "idle_ms": None,
+        "open_rate": 50,
+        "login_ms": 10_000,
+    }
+    assert built["users"] == [
+        {
+            "name": "app",
+            "password": "app-secret",
+            "services": [],
+            "schema": None,
+            "from": ["10.0.0.0/8"],
+            "max_connections": None,
+            "server_user": "app",
+            "server_password": "app-secret",
+        },
+        {
+            "name": "report",
+            "password": "front-secret",
+            "services": ["s"],
+            "schema": "shop",
+            "from": [],
+            "max_connections": 5,
+            "server_user": "reader",
+            "server_password": "back-secret",
+        },
+    ]

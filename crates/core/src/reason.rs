@@ -64,6 +64,10 @@ words! {
         Probe = "probe",
         /// The PROXY header was missing, late (1 s) or malformed.
         BadProxyHeader = "bad-proxy-header",
+        /// The login was refused (pool mode): wrong user or password, or the user has too many sessions.
+        LoginDenied = "login-denied",
+        /// The client broke the protocol (pool mode) and was told so.
+        ProtocolError = "protocol-error",
         /// An administrator (or on_down) closed it.
         Killed = "killed",
         /// Portside was draining or stopping.
@@ -141,5 +145,47 @@ words! {
         Linger2 = "linger2",
         /// The client had reset the connection.
         Lost = "lost",
+    }
+}
+
+words! {
+    /// Why a pool session keeps its server connection (docs/pooling.md). The first holds until the state is gone, the others until the session ends, or resets itself.
+    Pin {
+        /// A transaction is open. Ends with it.
+        Transaction = "transaction",
+        /// autocommit is off. Ends when it is on again.
+        Autocommit = "autocommit",
+        /// The last statement had warnings or an error, and SHOW WARNINGS may follow. Ends with the next statement, or after a second.
+        Warnings = "warnings",
+        /// The last statement changed rows, and ROW_COUNT() may follow. Ends with the next statement, or after a second.
+        RowCount = "row-count",
+        /// SQL_CALC_FOUND_ROWS: FOUND_ROWS() may follow. Ends with the next statement, or after a second.
+        FoundRows = "found-rows",
+        /// Prepared statements of the binary protocol are open. Ends when all are closed.
+        Statements = "statements",
+        /// An insert id was made: LAST_INSERT_ID() may follow at any time.
+        InsertId = "insert-id",
+        /// A user variable (@name) was used.
+        UserVariable = "user-variable",
+        /// A temporary table was made or dropped.
+        TemporaryTable = "temporary-table",
+        /// LOCK TABLES, GET_LOCK() or another lock of the connection.
+        Lock = "lock",
+        /// SET of something that is not a plain value, or of a variable that cannot be replayed.
+        Setting = "setting",
+        /// PREPARE, EXECUTE or DEALLOCATE as SQL text.
+        TextPrepare = "text-prepare",
+        /// CALL: a procedure may leave anything behind.
+        Call = "call",
+        /// A function that is not built in: it may leave anything behind.
+        Function = "function",
+        /// A statement that Portside does not know to be without traces.
+        Statement = "statement",
+        /// A statement longer than 1 MiB: it is passed on unread.
+        Long = "long-statement",
+        /// The character set or sql_mode makes SQL text unreadable for Portside (gbk, sjis, ANSI_QUOTES, NO_BACKSLASH_ESCAPES).
+        Unreadable = "unreadable",
+        /// A command that changes the connection itself (COM_SET_OPTION, COM_RESET_CONNECTION where it changes the character set).
+        Command = "command",
     }
 }

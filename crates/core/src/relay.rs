@@ -468,6 +468,16 @@ impl Relay {
         self.cause.is_some()
     }
 
+    /// What [`Self::cut`] asked for, where the session is not relayed: the cause, and whether gently.
+    pub fn wanted_cut(&self) -> Option<(Cause, bool)> {
+        self.cut.map(|cause| (cause, self.cut_gently))
+    }
+
+    /// Where in its life a session is that is not relayed (pool mode).
+    pub fn follow(&mut self, phase: Phase) {
+        self.phase = phase;
+    }
+
     /// Whether QUIT was the client's last word.
     pub fn quit_seen(&self) -> bool {
         self.watch.quit_seen()

@@ -27,7 +27,11 @@ use crate::worker::{token, Worker};
 
 /// How long a connect() over a tuple used before may take until we look what answers it: longer than the three round trips
 /// in which a SYN, the old connection's answer, our reset to it and the next SYN clear the way.
-const LOOK_MS: u64 = 300;
+pub(crate) const LOOK_MS: u64 = 300;
+
+/// What such a connect then comes to.
+pub(crate) const RESET_WAS_LOST: &str =
+    "an old connection of this source port is still open there: our reset to it was lost";
 
 /// Why an attempt did not even start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,10 +54,10 @@ pub enum Failed {
 type Refused = (Failed, Box<str>);
 
 /// A connect under way (or done).
-struct Opened {
-    socket: Socket,
-    done: bool,
-    held: Option<Held>,
+pub(crate) struct Opened {
+    pub socket: Socket,
+    pub done: bool,
+    pub held: Option<Held>,
 }
 
 impl Worker {
@@ -139,7 +143,11 @@ impl Worker {
     }
 
     /// Opens, binds and connects a socket to a destination; to another one of this server where no port is left.
-    fn open(&mut self, server: &Server, choice: Choice) -> Result<(usize, Opened), Refused> {
+    pub(crate) fn open(
+        &mut self,
+        server: &Server,
+        choice: Choice,
+    ) -> Result<(usize, Opened), Refused> {
         let count = server.destinations.len();
         let mut refused = (Failed::NoPort, Box::default());
         for step in 0..count {
@@ -297,9 +305,7 @@ impl Worker {
 
     /// The server has never seen our reset to this tuple's former connection: another tuple, and no failure of anybody.
     fn reset_was_lost(&mut self, index: usize, session: &mut Session) {
-        session.name_error(
-            "an old connection of this source port is still open there: our reset to it was lost",
-        );
+        session.name_error(RESET_WAS_LOST);
         let held = session.assigned.as_mut().and_then(|a| a.held.take());
         if let Some(held) = held {
             held.give_back(Closed::OpenAtServer, self.now);
@@ -315,13 +321,12 @@ impl Worker {
         &mut self,
         server: &Server,
         destination: usize,
-        session: &Session,
+        begun: u64,
+        text: &str,
     ) -> bool {
         let state = &server.state;
         let events = &self.shared.events;
         state.failures.fetch_add(1, Relaxed);
-        let text = session.error.as_deref().unwrap_or("connect failed");
-        let begun = session.times.assigned;
         let has_other = server
             .sources
             .failed(&server.destinations, destination, begun, self.now);
@@ -364,7 +369,8 @@ impl Worker {
             };
             session.name_error(&what);
         }
-        let has_other = self.server_failed(&server, destination, session);
+        let text = session.error.as_deref().unwrap_or("connect failed");
+        let has_other = self.server_failed(&server, destination, session.times.assigned, text);
         if let Some(assigned) = session.assigned.as_mut().filter(|_| !has_other) {
             assigned.is_probe = false; // the breaker has heard how it went
         }
@@ -417,7 +423,7 @@ fn connect_from(
     }
 }
 
-fn no_source_text(server: &Server) -> String {
+pub(crate) fn no_source_text(server: &Server) -> String {
     format!(
         "server {}: none of our source addresses is on this host",
         server.name

@@ -2,7 +2,7 @@
 
 use portside_core::reason::{ClientClose, ServerClose};
 
-use crate::ports;
+use crate::ports::{self, Held};
 use crate::session::Session;
 use crate::socket::{Read, Socket};
 use crate::sys;
@@ -15,32 +15,46 @@ impl Worker {
     pub(crate) fn close_server(&mut self, session: &mut Session, how: ServerClose) {
         let mut peer_timestamps = false;
         if let Some(mut server) = session.server_socket.take() {
-            if let Some(held) = session.assigned.as_ref().and_then(|a| a.held.as_ref()) {
-                held.closing(how, || sys::has_timestamps(server.fd()));
-            }
-            match how {
-                ServerClose::EofReset
-                | ServerClose::ResetNow
-                | ServerClose::LateReset
-                | ServerClose::Abandoned
-                | ServerClose::Cut
-                | ServerClose::Lost => {
-                    let _ = sys::linger_reset(server.fd());
-                }
-                ServerClose::Linger2 | ServerClose::LateLinger2 => {
-                    peer_timestamps = sys::has_timestamps(server.fd());
-                    self.discard_input(&mut server);
-                    let _ = sys::linger2_none(server.fd());
-                }
-                ServerClose::Fin | ServerClose::EofFin => {
-                    peer_timestamps = sys::has_timestamps(server.fd());
-                    self.discard_input(&mut server);
-                }
-                ServerClose::None => {}
-            }
+            let held = session.assigned.as_ref().and_then(|a| a.held.as_ref());
+            peer_timestamps = self.end_server_socket(&mut server, held, how);
         }
         session.give_back_server(ports::after(how, peer_timestamps), self.now);
         self.shared.slot_freed(&self.plan);
+    }
+
+    /// Sets a server's socket up for the close that follows; says whether the peer uses timestamps, where that matters.
+    pub(crate) fn end_server_socket(
+        &mut self,
+        server: &mut Socket,
+        held: Option<&Held>,
+        how: ServerClose,
+    ) -> bool {
+        if let Some(held) = held {
+            held.closing(how, || sys::has_timestamps(server.fd()));
+        }
+        match how {
+            ServerClose::EofReset
+            | ServerClose::ResetNow
+            | ServerClose::LateReset
+            | ServerClose::Abandoned
+            | ServerClose::Cut
+            | ServerClose::Lost => {
+                let _ = sys::linger_reset(server.fd());
+            }
+            ServerClose::Linger2 | ServerClose::LateLinger2 => {
+                let peer_timestamps = sys::has_timestamps(server.fd());
+                self.discard_input(server);
+                let _ = sys::linger2_none(server.fd());
+                return peer_timestamps;
+            }
+            ServerClose::Fin | ServerClose::EofFin => {
+                let peer_timestamps = sys::has_timestamps(server.fd());
+                self.discard_input(server);
+                return peer_timestamps;
+            }
+            ServerClose::None => {}
+        }
+        false
     }
 
     pub(crate) fn close_client(&mut self, session: &mut Session, how: ClientClose) {

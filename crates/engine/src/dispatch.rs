@@ -23,6 +23,9 @@ const RETRY_MS: u64 = 500;
 impl Worker {
     /// Chooses a server and connects, or queues, or refuses. Whoever waits already goes first.
     pub(crate) fn dispatch(&mut self, index: usize, session: &mut Session) {
+        if session.service.pool.is_some() {
+            return self.begin_pooled(index, session);
+        }
         let behind = session.queued_in.is_none() && self.has_queue(&session.service.name);
         if behind || !self.try_dispatch(index, session) {
             self.enqueue(index, session);
@@ -72,8 +75,8 @@ impl Worker {
                 Failed::NotNow => {}
                 Failed::Server => {
                     session.failures += 1;
-                    session.times.assigned = self.now;
-                    has_other = self.server_failed(&server, destination, session);
+                    let text = session.error.as_deref().unwrap_or("connect failed");
+                    has_other = self.server_failed(&server, destination, self.now, text);
                 }
                 Failed::Local | Failed::NoSource => session.failures += 1,
             }

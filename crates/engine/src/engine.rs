@@ -19,6 +19,7 @@ use crate::events::{Events, Kind};
 use crate::listen::Listeners;
 use crate::log::Log;
 use crate::plan::Plan;
+use crate::pool::PoolShared;
 use crate::ports::MEMORY_BYTES;
 use crate::report;
 use crate::shared::{Cut, Inbox, Message, Outcomes, Shared, WorkerState};
@@ -89,6 +90,7 @@ impl Engine {
             kernel_ports: kernel_ports(),
             sources: Arc::clone(&sources),
             sessions: 0.into(),
+            pool: PoolShared::default(),
             epoch: Instant::now(),
         });
         Ok(Self {

@@ -115,11 +115,19 @@ fn write_line(out: &mut Vec<u8>, format: LogFormat, session: &Session, now: u64)
     line.number("total_ms", total);
     line.number("to_server_bytes", session.to_server_bytes);
     line.number("to_client_bytes", session.to_client_bytes);
-    line.number("commands", relay.commands());
+    let pooled = session.pooled.as_ref();
+    line.number(
+        "commands",
+        pooled.map_or_else(|| relay.commands(), |p| p.commands()),
+    );
     line.number("retries", u64::from(session.failures));
     line.text("close_server", relay.server_close().word());
     line.text("close_client", relay.client_close().word());
     line.pair("end", relay.cause().word(), relay.end_phase().word());
+    if let Some(pooled) = pooled {
+        line.text("user", pooled.user_name());
+        line.text("pinned", pooled.pin_word().unwrap_or_default());
+    }
     if let Some(error) = session.error.as_deref() {
         line.text("error", error);
     }

@@ -17,6 +17,7 @@ mod finish;
 mod listen;
 mod log;
 mod plan;
+mod pool;
 mod ports;
 mod queue;
 mod refusal;

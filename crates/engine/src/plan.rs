@@ -17,8 +17,11 @@ use socket2::SockAddr;
 
 use crate::error::EngineError;
 use crate::listen::{Listener, Listeners};
+use crate::pool::{Account, ServerPool};
 use crate::ports::{self, Ports};
-use crate::snapshot::{CloseSpec, MemberSpec, ServerSpec, ServiceSpec, Snapshot, SourceSpec};
+use crate::snapshot::{
+    CloseSpec, MemberSpec, PoolSpec, ServerSpec, ServiceSpec, Snapshot, SourceSpec, UserSpec,
+};
 use crate::source::SourceBook;
 
 /// Where a connection goes: one address of one server.
@@ -79,6 +82,8 @@ pub struct ServerState {
     pub breaker: Breaker,
     /// When the last `connect_failed` event went out (ms).
     pub told_at: AtomicU64,
+    /// Pool mode.
+    pub pool: ServerPool,
 }
 
 /// One server of the present plan.
@@ -186,6 +191,10 @@ pub struct Service {
     pub rules: Rules,
     /// Clients wait.
     pub paused: bool,
+    /// Pool mode; none: relay mode.
+    pub pool: Option<PoolSpec>,
+    /// Pool mode: who may log in, by name.
+    pub users: HashMap<Box<[u8]>, Account>,
     /// Lives longer.
     pub state: Arc<ServiceState>,
 }
@@ -306,7 +315,7 @@ impl Plan {
         }
         let mut services = Vec::with_capacity(snapshot.services.len());
         for spec in &snapshot.services {
-            let service = build_service(spec, snapshot.workers, &servers, old)?;
+            let service = build_service(spec, snapshot, &servers, old)?;
             services.push(Arc::new(service));
         }
         Ok(Self {
@@ -390,10 +399,11 @@ fn build_ports(
 
 fn build_service(
     spec: &ServiceSpec,
-    workers: usize,
+    snapshot: &Snapshot,
     servers: &[Arc<Server>],
     old: Option<&Plan>,
 ) -> Result<Service, EngineError> {
+    let workers = snapshot.workers;
     let before = old.and_then(|plan| plan.service(&spec.name));
     let mut members = Vec::with_capacity(spec.members.len());
     let mut weights = Vec::with_capacity(spec.members.len());
@@ -423,6 +433,11 @@ fn build_service(
         retries: spec.retries,
         rules: no_server_rules(spec)?,
         paused: spec.paused,
+        pool: spec.pool,
+        users: match spec.pool {
+            Some(_) => users_of(&spec.name, &snapshot.users, before),
+            None => HashMap::new(),
+        },
         state: before.map_or_else(
             || {
                 Arc::new(ServiceState {
@@ -439,6 +454,23 @@ fn build_service(
             |b| Arc::clone(&b.state),
         ),
     })
+}
+
+/// The accounts that may use a service. One that is unchanged stays the same object, with its count of sessions.
+fn users_of(
+    service: &str,
+    users: &[UserSpec],
+    before: Option<&Arc<Service>>,
+) -> HashMap<Box<[u8]>, Account> {
+    users
+        .iter()
+        .filter(|user| user.services.is_empty() || user.services.iter().any(|s| s == service))
+        .map(|user| {
+            let name: Box<[u8]> = user.name.as_bytes().into();
+            let old = before.and_then(|service| service.users.get(&name));
+            (name, Account::new(user, old))
+        })
+        .collect()
 }
 
 fn build_member(

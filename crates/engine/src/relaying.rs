@@ -3,6 +3,9 @@
 //! Decides nothing about closing or protocol: `portside_core::relay` does. One scratch buffer per worker;
 //! only what a kernel did not take is kept, and while something is kept its source is not read.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use portside_core::breaker::{Decision, Event as Breaker};
 use portside_core::reason::{Cause, Phase};
 use portside_core::relay::{Action, ServerBytes};
@@ -10,6 +13,7 @@ use portside_proto::err::errno;
 use portside_proto::proxy_header;
 
 use crate::events::Kind;
+use crate::plan::Server;
 use crate::session::{Client, Session};
 use crate::socket::{Read, Socket};
 use crate::sys;
@@ -23,6 +27,9 @@ impl Worker {
         }
         if session.queued_in.is_some() || session.retry_at.is_some() {
             self.waiting_timers(index, &mut session);
+        }
+        if session.pooled.as_ref().is_some_and(|p| !p.is_over) {
+            return self.drive_pooled(index, session);
         }
         session.keep_alive(self.now);
         loop {
@@ -280,24 +287,24 @@ impl Worker {
             return;
         };
         assigned.is_probe = false;
-        let server = &assigned.server;
-        assigned
-            .member
-            .total
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        server
-            .state
-            .total
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let relaxed = std::sync::atomic::Ordering::Relaxed;
+        assigned.member.total.fetch_add(1, relaxed);
+        assigned.server.state.total.fetch_add(1, relaxed);
+        let (server, to) = (Arc::clone(&assigned.server), assigned.destination);
+        self.server_greets(&server, assigned.source_ip, to);
+    }
+
+    /// A greeting has come over this pair of addresses: nothing is held against them any more.
+    pub(crate) fn server_greets(&self, server: &Server, source_ip: Option<IpAddr>, to: usize) {
         if server.state.breaker.on(Breaker::Success, self.now) == Decision::Closed {
             let text = "it greets again: sessions go there".to_owned();
             self.shared
                 .events
                 .push(Kind::BreakerClosed, "", &server.name, text);
         }
-        let destination = &server.destinations[assigned.destination];
+        let destination = &server.destinations[to];
         server.sources.reached(destination);
-        for bar in server.sources.served(assigned.source_ip, destination) {
+        for bar in server.sources.served(source_ip, destination) {
             let ip = bar
                 .source
                 .map_or_else(|| "the route's address".into(), |ip| ip.to_string());
@@ -327,43 +334,10 @@ impl Worker {
         let Some(assigned) = session.assigned.as_ref() else {
             return;
         };
-        let (server, member) = (std::sync::Arc::clone(&assigned.server), assigned.index);
-        let destination = &server.destinations[assigned.destination];
-        let is_host = matches!(
-            number,
-            errno::SERVER_HOST_BLOCKED | errno::SERVER_HOST_NOT_PRIVILEGED
-        );
-        if let (true, Some(ip), Some(ports)) = (is_host, assigned.source_ip, &destination.ports) {
-            // The next lease is of another address, until the bar's time is over (`lift_bars`).
-            ports.ledger.set_barred(ip, true);
-        }
-        // Alive, whatever it says: the breaker is not for this.
-        server.state.breaker.on(Breaker::Success, self.now);
-        if is_host
-            && server
-                .sources
-                .block(assigned.source_ip, destination, (number, message), self.now)
-        {
-            if let (Some(ports), Some(ip)) = (destination.ports.as_ref(), assigned.source_ip) {
-                ports.ledger.set_barred(ip, true);
-            }
-            let ip = assigned
-                .source
-                .map(|s| s.ip().to_string())
-                .unwrap_or_default();
-            let cure = if number == errno::SERVER_HOST_BLOCKED {
-                "FLUSH HOSTS there, and raise max_connect_errors"
-            } else {
-                "CREATE USER or GRANT for this address there"
-            };
-            let text = format!(
-                "{} refuses our address {ip} with error {number}: {message}. Cure: {cure}",
-                destination.text
-            );
-            self.shared
-                .events
-                .push(Kind::HostBlocked, "", &server.name, text);
-        }
+        let (server, member) = (Arc::clone(&assigned.server), assigned.index);
+        let (to, source_ip) = (assigned.destination, assigned.source_ip);
+        let ours = assigned.source.map(|s| s.ip());
+        let is_host = self.host_refused(&server, to, (source_ip, ours), (number, message));
         session.error = Some(message.into());
         let other_address = is_host
             && server
@@ -381,6 +355,50 @@ impl Worker {
             self.shared.slot_freed(&self.plan);
             self.refuse_with(session, Cause::Refused, number, message);
         }
+    }
+
+    /// An ERR in place of a greeting: whether it is our address that is refused, which is then barred for a while.
+    pub(crate) fn host_refused(
+        &self,
+        server: &Server,
+        to: usize,
+        (source_ip, ours): (Option<IpAddr>, Option<IpAddr>),
+        (number, message): (u16, &str),
+    ) -> bool {
+        let destination = &server.destinations[to];
+        let is_host = matches!(
+            number,
+            errno::SERVER_HOST_BLOCKED | errno::SERVER_HOST_NOT_PRIVILEGED
+        );
+        if let (true, Some(ip), Some(ports)) = (is_host, source_ip, &destination.ports) {
+            // The next lease is of another address, until the bar's time is over (`lift_bars`).
+            ports.ledger.set_barred(ip, true);
+        }
+        // Alive, whatever it says: the breaker is not for this.
+        server.state.breaker.on(Breaker::Success, self.now);
+        if is_host
+            && server
+                .sources
+                .block(source_ip, destination, (number, message), self.now)
+        {
+            if let (Some(ports), Some(ip)) = (destination.ports.as_ref(), source_ip) {
+                ports.ledger.set_barred(ip, true);
+            }
+            let ip = ours.map(|ip| ip.to_string()).unwrap_or_default();
+            let cure = if number == errno::SERVER_HOST_BLOCKED {
+                "FLUSH HOSTS there, and raise max_connect_errors"
+            } else {
+                "CREATE USER or GRANT for this address there"
+            };
+            let text = format!(
+                "{} refuses our address {ip} with error {number}: {message}. Cure: {cure}",
+                destination.text
+            );
+            self.shared
+                .events
+                .push(Kind::HostBlocked, "", &server.name, text);
+        }
+        is_host
     }
 
     fn send_to_server(&mut self, index: usize, session: &mut Session, bytes: &[u8]) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
-use portside_core::reason::{Cause, ClientClose, Phase, ServerClose};
+use portside_core::reason::{Cause, ClientClose, Phase, Pin, ServerClose};
 use serde::Serialize;
 
 use crate::plan::{Plan, Server, Service};
@@ -34,6 +34,12 @@ pub struct SessionReport {
     pub to_server_bytes: u64,
     /// Relayed.
     pub to_client_bytes: u64,
+    /// Pool mode: its account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Pool mode: why it keeps its server connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<&'static str>,
 }
 
 /// One row of `explain_codes()`.
@@ -54,6 +60,9 @@ pub fn codes() -> Vec<Code> {
     }
     for phase in Phase::ALL {
         add(phase.word(), "phase", phase.text());
+    }
+    for pin in Pin::ALL {
+        add(pin.word(), "pin", pin.text());
     }
     for close in ServerClose::ALL {
         add(close.word(), "server close", close.text());
@@ -108,6 +117,9 @@ struct ServerStats<'a> {
     left_before_login_total: u64,
     close_deadlines_total: u64,
     breaker: &'static str,
+    pool_connections: u32,
+    pool_busy: u32,
+    pool_opened_total: u64,
     destinations: Vec<&'a str>,
     hosts_blocked: Vec<Blocked>,
 }
@@ -134,6 +146,7 @@ struct Stats<'a> {
     servers: Vec<ServerStats<'a>>,
     closes: Closes,
     terminations: BTreeMap<String, u64>,
+    pins: BTreeMap<&'static str, u64>,
     log: LogStats,
     events_dropped_total: u64,
 }
@@ -224,6 +237,7 @@ pub fn stats(shared: &Shared, plan: &Plan) -> String {
             client: shared.outcomes.client().collect(),
         },
         terminations: shared.outcomes.terminations().collect(),
+        pins: shared.outcomes.pins().collect(),
         log: LogStats {
             written_total: shared.log.written(),
             dropped_total: shared.log.lost(),
@@ -265,6 +279,9 @@ fn server_stats(server: &Server, now_ms: u64) -> ServerStats<'_> {
         left_before_login_total: state.left_before_login.load(Relaxed),
         close_deadlines_total: state.close_deadlines.load(Relaxed),
         breaker: state.breaker.state().phase().name(),
+        pool_connections: state.pool.open.load(Relaxed),
+        pool_busy: state.pool.busy.load(Relaxed),
+        pool_opened_total: state.pool.opened.load(Relaxed),
         destinations: server
             .destinations
             .iter()

@@ -13,6 +13,7 @@ use portside_core::reason::{Cause, Phase};
 use portside_core::relay::{Relay, Rules, Unsent};
 
 use crate::plan::{Member, MemberState, Server, Service, ServiceState};
+use crate::pool::Pooled;
 use crate::ports::Held;
 use crate::report::SessionReport;
 use crate::socket::Socket;
@@ -186,6 +187,8 @@ pub struct Session {
     pub to_server_bytes: u64,
     /// Bytes relayed.
     pub to_client_bytes: u64,
+    /// Pool mode: everything that a relayed session does not have.
+    pub pooled: Option<Box<Pooled>>,
 }
 
 impl Session {
@@ -231,6 +234,7 @@ impl Session {
             moved_at: now,
             to_server_bytes: 0,
             to_client_bytes: 0,
+            pooled: None,
         }
     }
 
@@ -363,10 +367,15 @@ impl Session {
             idle_s: now.saturating_sub(self.moved_at) as f64 / 1000.0,
             to_server_bytes: self.to_server_bytes,
             to_client_bytes: self.to_client_bytes,
+            user: self.pooled.as_ref().map(|p| p.user_name().to_owned()),
+            pinned: self.pooled.as_ref().and_then(|p| p.pin_word()),
         }
     }
 
     fn state_word(&self) -> &'static str {
+        if let Some(pooled) = self.pooled.as_ref().filter(|p| !p.is_over) {
+            return pooled.state_word();
+        }
         match self.relay.phase() {
             _ if self.relay.is_closing() => "closing",
             Phase::Accept | Phase::Queue => "queued",

@@ -13,11 +13,12 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use mio::Waker;
 use portside_core::ports::Sources;
-use portside_core::reason::{Cause, ClientClose, Phase, ServerClose};
+use portside_core::reason::{Cause, ClientClose, Phase, Pin, ServerClose};
 
 use crate::events::Events;
 use crate::log::Log;
 use crate::plan::Plan;
+use crate::pool::{Back, PoolShared};
 use crate::report::SessionReport;
 
 /// Messages that may wait for one worker; beyond it the sender is told.
@@ -52,6 +53,15 @@ pub enum Message {
     },
     /// End sessions.
     Cut(Cut),
+    /// Pool mode: KILL of a session by the id that its greeting named.
+    Kill {
+        /// The id.
+        id: u32,
+        /// The query alone.
+        query: bool,
+    },
+    /// Pool mode: an idle connection that another worker needs more.
+    Pooled(Box<Back>),
     /// Report sessions.
     Sessions {
         /// At most.
@@ -113,6 +123,7 @@ pub struct Outcomes {
     terminations: Vec<AtomicU64>,
     server: Vec<AtomicU64>,
     client: Vec<AtomicU64>,
+    pins: Vec<AtomicU64>,
 }
 
 impl Default for Outcomes {
@@ -122,6 +133,7 @@ impl Default for Outcomes {
             terminations: zeros(Cause::ALL.len() * Phase::ALL.len()),
             server: zeros(ServerClose::ALL.len()),
             client: zeros(ClientClose::ALL.len()),
+            pins: zeros(Pin::ALL.len()),
         }
     }
 }
@@ -133,6 +145,23 @@ impl Outcomes {
         self.terminations[index].fetch_add(1, Relaxed);
         self.server[server as usize].fetch_add(1, Relaxed);
         self.client[client as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts the close of a pooled connection, which is no session's.
+    pub fn count_server(&self, server: ServerClose) {
+        self.server[server as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a pool session that begins to keep its connection.
+    pub fn count_pin(&self, pin: Pin) {
+        self.pins[pin as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Pins by reason.
+    pub fn pins(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        Pin::ALL
+            .iter()
+            .map(|pin| (pin.word(), self.pins[*pin as usize].load(Relaxed)))
     }
 
     /// `cause/phase` with counts above zero.
@@ -194,6 +223,8 @@ pub struct Shared {
     pub sources: Arc<Sources>,
     /// Sessions in the process, against `max_sessions`.
     pub sessions: AtomicU32,
+    /// Pool mode: ids, failed logins.
+    pub pool: PoolShared,
     /// Zero of the millisecond clock.
     pub epoch: Instant,
 }

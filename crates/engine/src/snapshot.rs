@@ -28,6 +28,60 @@ pub struct Snapshot {
     pub servers: Vec<ServerSpec>,
     /// Services, in the file's order.
     pub services: Vec<ServiceSpec>,
+    /// Accounts of pool mode.
+    #[serde(default)]
+    pub users: Vec<UserSpec>,
+}
+
+/// Pool mode: an account that clients log in with.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UserSpec {
+    /// Its name.
+    pub name: String,
+    /// Its password.
+    pub password: String,
+    /// Services it may use; empty: all.
+    #[serde(default)]
+    pub services: Vec<String>,
+    /// Schema of clients that name none.
+    pub schema: Option<String>,
+    /// Networks it may come from; empty: all.
+    #[serde(default)]
+    pub from: Vec<IpNet>,
+    /// Sessions at a time.
+    pub max_connections: Option<u32>,
+    /// The account on the servers.
+    pub server_user: String,
+    /// Its password.
+    pub server_password: String,
+}
+
+/// Without passwords.
+impl std::fmt::Debug for UserSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UserSpec")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Pool mode: how many server connections, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolSpec {
+    /// Connections per server, whole process.
+    pub max: u32,
+    /// Connections per server that idleness does not close.
+    pub min_idle: u32,
+    /// Age at which a connection is replaced.
+    pub max_lifetime_ms: Option<u64>,
+    /// Idle time after which it is closed.
+    pub idle_ms: Option<u64>,
+    /// New connections per second and server.
+    pub open_rate: u32,
+    /// From accept to the client's login.
+    pub login_ms: u64,
 }
 
 fn yes() -> bool {
@@ -133,6 +187,9 @@ pub struct ServiceSpec {
     /// Clients wait.
     #[serde(default)]
     pub paused: bool,
+    /// Pool mode; none: relay mode.
+    #[serde(default)]
+    pub pool: Option<PoolSpec>,
     /// Its servers.
     pub members: Vec<MemberSpec>,
 }

@@ -46,6 +46,23 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// Takes note of what epoll said of reading.
+    pub fn note(&mut self, event: &mio::event::Event) {
+        self.readable |= event.is_readable() || event.is_read_closed();
+        self.fin_queued |= event.is_read_closed();
+    }
+
+    /// Sends behind what waits already; what the kernel does not take waits, too.
+    pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.tail.is_empty() {
+            return self.send(bytes);
+        }
+        self.tail.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
 /// One read's outcome.
 pub enum Read {
     /// Bytes in the scratch buffer.

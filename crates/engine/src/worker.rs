@@ -22,6 +22,7 @@ use crate::accepting::Lent;
 use crate::events::Kind;
 use crate::log::Pen;
 use crate::plan::{Plan, Service};
+use crate::pool::{self, Pool};
 use crate::session::{Client, Session};
 use crate::shared::{Cut, Message, Shared};
 use crate::socket::Socket;
@@ -45,7 +46,7 @@ pub fn token(index: usize, generation: u32, is_server: bool) -> Token {
     Token(((u64::from(generation) << 33) | ((index as u64) << 1) | u64::from(is_server)) as usize)
 }
 
-fn unpack(token: Token) -> (usize, u32, bool) {
+pub(crate) fn unpack(token: Token) -> (usize, u32, bool) {
     let raw = token.0 as u64;
     (
         (raw >> 1) as u32 as usize,
@@ -84,6 +85,7 @@ pub struct Worker {
     log_told: (u64, u64),
     pub(crate) handout: usize,
     stopping: bool,
+    pub(crate) pool: Pool,
 }
 
 impl Worker {
@@ -117,6 +119,7 @@ impl Worker {
             log_told: (0, 0),
             handout: id,
             stopping: false,
+            pool: Pool::default(),
             shared,
         };
         worker.take_plan(plan);
@@ -145,6 +148,7 @@ impl Worker {
         self.run_again.clear();
         self.reused.clear();
         self.queues.clear();
+        self.pool = Pool::default();
         self.accept_again = true;
     }
 
@@ -161,12 +165,17 @@ impl Worker {
         for event in events.iter() {
             match event.token() {
                 WAKE => woken = true,
+                token if pool::is_pool(token) => self.pool_event(token, Some(event)),
                 token if (token.0 as u64) >> 33 == 0 => self.accept_from(token.0 - FIRST_LISTENER),
                 token => self.guarded(token, Some(event)),
             }
         }
         for token in again.drain(..) {
-            self.guarded(token, None);
+            if pool::is_pool(token) {
+                self.pool_event(token, None);
+            } else {
+                self.guarded(token, None);
+            }
         }
         if self.run_again.is_empty() {
             self.run_again = again;
@@ -179,14 +188,16 @@ impl Worker {
         self.accept_where_paused();
         if self.shared.inboxes[self.id].slot_free.swap(false, Relaxed) {
             self.serve_queues();
+            self.pool.has_news = true;
         }
+        self.pool_tick();
         self.pen.tick(self.now);
         self.tell_lost_lines();
     }
 
     fn poll_timeout(&self) -> Option<Duration> {
         let slot_free = self.shared.inboxes[self.id].slot_free.load(Relaxed);
-        if !self.run_again.is_empty() || self.accept_again || slot_free {
+        if !self.run_again.is_empty() || self.accept_again || slot_free || self.pool.has_news {
             return Some(Duration::ZERO);
         }
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
@@ -196,11 +207,19 @@ impl Worker {
         let untold = self.id == 0 && self.shared.log.lost() > told;
         let tell = untold.then_some(at + LOST_LINES_MS);
         let look = self.reused.front().map(|(at, _)| *at);
-        [timer, retire, flush, self.paused_until, tell, look]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|at| Duration::from_millis(at.saturating_sub(self.shared.now_ms())))
+        [
+            timer,
+            retire,
+            flush,
+            self.paused_until,
+            tell,
+            look,
+            self.pool.due(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .map(|at| Duration::from_millis(at.saturating_sub(self.shared.now_ms())))
     }
 
     /// Handles one session's event; a panic costs this session, not the worker.
@@ -246,7 +265,7 @@ impl Worker {
         );
     }
 
-    fn take(&mut self, index: usize, generation: u32) -> Option<Box<Session>> {
+    pub(crate) fn take(&mut self, index: usize, generation: u32) -> Option<Box<Session>> {
         let slot = self.sessions.get_mut(index)?;
         if slot.as_ref().is_none_or(|s| s.generation != generation) {
             return None;
@@ -275,6 +294,10 @@ impl Worker {
                 break;
             }
             self.timers.pop();
+            if pool::is_pool(Token(raw)) {
+                self.pool_timer(Token(raw), at);
+                continue;
+            }
             let (index, generation, _) = unpack(Token(raw));
             if let Some(mut session) = self.take(index, generation) {
                 // Entries that a later, earlier one made stale are recognised by their time.
@@ -313,6 +336,8 @@ impl Worker {
                     }
                 }
                 Message::Cut(cut) => self.cut(&cut),
+                Message::Pooled(back) => self.take_over(back),
+                Message::Kill { id, query } => self.kill_pooled(id, query),
                 Message::Sessions { limit, reply } => {
                     let _ = reply.send(self.report_sessions(limit));
                 }
@@ -351,6 +376,7 @@ impl Worker {
             }
         }
         self.serve_queues();
+        self.pool_plan();
     }
 
     /// One worker tells for all.
@@ -393,6 +419,7 @@ impl Worker {
             }
             self.guarded(*token, None);
         }
+        self.cut_pool(cut);
         let _ = cut.told.send(chosen.len());
     }
 
@@ -452,8 +479,7 @@ fn note(session: &mut Session, event: &Event, is_server: bool) {
     let Some(socket) = socket else {
         return;
     };
-    socket.readable |= event.is_readable() || event.is_read_closed();
-    socket.fin_queued |= event.is_read_closed();
+    socket.note(event);
     if is_server && event.is_writable() && !event.is_error() {
         session.server_writable();
     }

@@ -12,8 +12,12 @@ pub mod com {
     pub const INIT_DB: u8 = 0x02;
     /// A text query.
     pub const QUERY: u8 = 0x03;
+    /// Column definitions of a table (deprecated, still sent by old clients).
+    pub const FIELD_LIST: u8 = 0x04;
     /// A one-line status text.
     pub const STATISTICS: u8 = 0x09;
+    /// Kills a connection by its id (deprecated).
+    pub const PROCESS_KILL: u8 = 0x0c;
     /// Answered with OK; nothing else happens.
     pub const PING: u8 = 0x0e;
     /// Logs in again on the same connection, with an authentication exchange.
@@ -50,12 +54,18 @@ pub mod capability {
     pub const FOUND_ROWS: u32 = 1 << 1;
     /// More flags per column.
     pub const LONG_FLAG: u32 = 1 << 2;
+    /// `db.table.column` is refused; ODBC only.
+    pub const NO_SCHEMA: u32 = 1 << 4;
     /// The login names a schema.
     pub const CONNECT_WITH_DB: u32 = 1 << 3;
     /// zlib compression: 7-byte frames after the login.
     pub const COMPRESS: u32 = 1 << 5;
+    /// No effect since 3.22; sent by ODBC clients.
+    pub const ODBC: u32 = 1 << 6;
     /// The client can send files (LOAD DATA LOCAL).
     pub const LOCAL_FILES: u32 = 1 << 7;
+    /// Spaces are allowed between a function's name and its parenthesis.
+    pub const IGNORE_SPACE: u32 = 1 << 8;
     /// Today's protocol (4.1 and later).
     pub const PROTOCOL_41: u32 = 1 << 9;
     /// `interactive_timeout` instead of `wait_timeout`.
@@ -102,6 +112,8 @@ pub mod status {
     pub const AUTOCOMMIT: u16 = 1 << 1;
     /// Another result follows.
     pub const MORE_RESULTS_EXISTS: u16 = 1 << 3;
+    /// The rows wait in a cursor on the server.
+    pub const CURSOR_EXISTS: u16 = 1 << 6;
     /// A read-only transaction is open.
     pub const IN_TRANS_READONLY: u16 = 1 << 13;
     /// Session state changes follow in the OK packet.

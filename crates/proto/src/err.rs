@@ -34,6 +34,21 @@ pub mod errno {
     /// `ER_CONNECT_TO_FOREIGN_DATA_SOURCE`: no server can be reached or none is eligible.
     pub const NO_SERVER: u16 = 1429;
 
+    /// `ER_ACCESS_DENIED_ERROR`: a client's user or password is wrong (pool mode).
+    pub const ACCESS_DENIED: u16 = 1045;
+    /// `ER_UNKNOWN_COM_ERROR`: a command that pool mode does not know.
+    pub const UNKNOWN_COMMAND: u16 = 1047;
+    /// `ER_NO_SUCH_THREAD`: KILL of an id that Portside did not give.
+    pub const NO_SUCH_THREAD: u16 = 1094;
+    /// `ER_MALFORMED_PACKET`: a client broke the protocol.
+    pub const MALFORMED: u16 = 1835;
+    /// `ER_NOT_SUPPORTED_YET`: not in pool mode.
+    pub const NOT_SUPPORTED: u16 = 1235;
+    /// `ER_UNKNOWN_STMT_HANDLER`: a statement that this session did not prepare.
+    pub const UNKNOWN_STATEMENT: u16 = 1243;
+    /// `ER_QUERY_INTERRUPTED`: what the server itself says after KILL QUERY.
+    pub const INTERRUPTED: u16 = 1317;
+
     /// What a server says when its `max_connections` is reached; same number as ours, on purpose.
     pub const SERVER_TOO_MANY_CONNECTIONS: u16 = 1040;
     /// `ER_HOST_IS_BLOCKED`: `max_connect_errors` reached for our address.

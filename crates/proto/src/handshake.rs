@@ -7,11 +7,13 @@
 //! What it must not know: sockets, where a password comes from. Passwords are never part of an error's text.
 
 mod client;
+pub mod offer;
 pub mod result;
 mod scramble;
+mod seal;
 pub mod server;
 
-pub use client::{ClientLogin, LoginError, Step};
+pub use client::{Announce, ClientLogin, LoginError, Step};
 pub use scramble::{scramble_native, scramble_sha2};
 
 #[cfg(test)]

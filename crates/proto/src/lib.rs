@@ -22,5 +22,7 @@ pub mod login;
 pub mod proxy_header;
 pub mod quit;
 pub mod refuse_login;
+pub mod reply;
+pub mod single;
 pub mod watch;
 mod wire;

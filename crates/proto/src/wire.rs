@@ -163,6 +163,22 @@ impl<'a> Reader<'a> {
         Some(piece)
     }
 
+    /// A length-encoded number; None also for the markers of NULL and ERR.
+    pub(crate) fn lenenc(&mut self) -> Option<u64> {
+        match self.u8()? {
+            small @ 0..=250 => Some(u64::from(small)),
+            0xfc => self.u16().map(u64::from),
+            0xfd => self.array().map(|bytes| u64::from(u24(bytes))),
+            0xfe => self.array().map(u64::from_le_bytes),
+            _ => None,
+        }
+    }
+
+    /// A text that must end with a NUL.
+    pub(crate) fn nul_text(&mut self) -> Option<&'a [u8]> {
+        self.0.contains(&0).then(|| self.until_nul())
+    }
+
     /// Everything up to the next NUL (which is taken, too) or to the end, since old servers forget it.
     pub(crate) fn until_nul(&mut self) -> &'a [u8] {
         let end = self

@@ -109,6 +109,9 @@ FAMILIES: dict[str, Family] = {
             "server",
             "Time that the last check that passed took; absent before the first.",
         ),
+        _f("server_pool_connections", "gauge", "server", "Pool mode: connections open there now."),
+        _f("server_pool_busy", "gauge", "server", "Pool mode: of these, in a session's hands."),
+        _f("server_pool_opened_total", "counter", "server", "Pool mode: connections opened."),
         _f("server_breaker_open", "gauge", "server", "1 after three connect failures in a row."),
         _f(
             "server_hosts_blocked",
@@ -161,6 +164,12 @@ FAMILIES: dict[str, Family] = {
         _f("closes_total", "counter", "side code", "Closes by side (server, client) and outcome."),
         _f("terminations_total", "counter", "code", "Sessions ended, by termination reason."),
         _f("events_total", "counter", "kind", "Events by kind, also those that were only counted."),
+        _f(
+            "pool_pins_total",
+            "counter",
+            "reason",
+            "Times a session of pool mode began to keep its server connection.",
+        ),
         _f("log_lines_total", "counter", "", "Session log lines written."),
         _f("log_dropped_total", "counter", "", "Session log lines lost: the disk was slower."),
         _f("events_dropped_total", "counter", "", "Events lost: Python was slower."),
@@ -247,6 +256,8 @@ def _process(stats: dict[str, Any]) -> Iterator[Sample]:
             yield "closes_total", (side, code), count
     for code, count in stats["terminations"].items():
         yield "terminations_total", (code,), count
+    for reason, count in stats["pins"].items():
+        yield "pool_pins_total", (reason,), count
     yield "log_lines_total", (), stats["log"]["written_total"]
     yield "log_dropped_total", (), stats["log"]["dropped_total"]
     yield "events_dropped_total", (), stats["events_dropped_total"]
@@ -292,6 +303,9 @@ def _servers(stats: dict[str, Any]) -> Iterator[Sample]:
             "connect_failures_total",
             "left_before_login_total",
             "close_deadlines_total",
+            "pool_connections",
+            "pool_busy",
+            "pool_opened_total",
         ):
             yield f"server_{key}", label, server[key]
         yield "server_breaker_open", label, server["breaker"] != "closed"

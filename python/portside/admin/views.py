@@ -104,6 +104,10 @@ class SessionView:
     idle_s: float
     to_server_bytes: int
     to_client_bytes: int
+    user: str = ""
+    """Pool mode: its account."""
+    pinned: str = ""
+    """Pool mode: why it keeps its server connection."""
 
 
 @dataclass(frozen=True, slots=True)

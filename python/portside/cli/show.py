@@ -167,6 +167,8 @@ def sessions(rows: Sequence[Row]) -> list[table.Part]:
         "SERVER",
         "SOURCE",
         "STATE",
+        "USER",
+        "PINNED",
         "AGE",
         "IDLE",
         "SENT",
@@ -180,6 +182,9 @@ def sessions(rows: Sequence[Row]) -> list[table.Part]:
             row["server"],
             row["source"],
             row["state"],
+            # An older instance has no pool mode.
+            row.get("user", ""),
+            row.get("pinned", ""),
             duration(row["age_s"]),
             duration(row["idle_s"]),
             size(row["to_server_bytes"]),
@@ -189,7 +194,7 @@ def sessions(rows: Sequence[Row]) -> list[table.Part]:
     )
     if not lines:
         return ["No sessions."]
-    return [table.Table(heads, lines, right=frozenset({0, 6, 7, 8, 9}))]
+    return [table.Table(heads, lines, right=frozenset({0, 8, 9, 10, 11}))]
 
 
 def events(rows: Sequence[Row]) -> list[table.Part]:

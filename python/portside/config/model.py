@@ -371,7 +371,8 @@ class Service(Table):
     listen: ListenList
     """An address, { address, mode, user, group }, or a list of them."""
     mode: Literal["relay", "pool"] = "relay"
-    """How sessions are carried. "relay": layer 4, credentials never seen. "pool": not built yet."""
+    """How sessions are carried. "relay": layer 4, credentials never seen. "pool":
+    layer 7, sessions share server connections (docs/pooling.md)."""
     require: Literal["none", "writable", "replicating"] = "none"
     """What makes a server eligible: nothing, read_only = OFF, or a running replica (a writable
     primary satisfies it). Needs a check that logs in."""

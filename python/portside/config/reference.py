@@ -85,8 +85,7 @@ _OVERRIDABLE: Final = {
     Close: "Overridable per service and per server.",
     Timeouts: "Overridable per service and per server.",
     Check: "Overridable per server; `check = false` for none.",
-    Pool: "Pool mode; not built yet. Overridable per service.",
-    User: "Pool mode; not built yet.",
+    Pool: "Overridable per service.",
 }
 _SECRETS: Final = (Secret, Secret | None)
 _FORMS: Final = {

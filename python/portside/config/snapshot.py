@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from portside.config import limits
-from portside.config.model import Config, Listen, Member, Server, Service, member_close
+from portside.config.model import Config, Listen, Member, Server, Service, User, member_close
 
 WEIGHT_SCALE: Final = 100
 """The data plane counts weights in hundredths, so that a slow start has steps below 1."""
@@ -81,6 +81,37 @@ def build(
             _service(service, servers, members, service.name in paused, listen_fds)
             for service in config.services
         ],
+        "users": [_user(user) for user in config.users],
+    }
+
+
+def _user(user: User) -> dict[str, Any]:
+    # The one place where a user's password leaves its Secret: the data plane checks logins with it.
+    password = user.password.reveal()
+    server_password = user.server_password.reveal() if user.server_password else password
+    return {
+        "name": user.name,
+        "password": password,
+        "services": list(user.services),
+        "schema": user.schema_name,
+        "from": [str(network) for network in user.from_networks],
+        "max_connections": user.max_connections,
+        "server_user": user.server_user or user.name,
+        "server_password": server_password,
+    }
+
+
+def _pool(service: Service) -> dict[str, Any] | None:
+    if service.mode != "pool":
+        return None
+    pool = service.pool
+    return {
+        "max": pool.max,
+        "min_idle": pool.min_idle,
+        "max_lifetime_ms": _ms(pool.max_lifetime_s),
+        "idle_ms": _ms(pool.idle_s),
+        "open_rate": pool.open_rate,
+        "login_ms": _ms(service.timeouts.login_s),
     }
 
 
@@ -129,6 +160,7 @@ def _service(
         "retries": service.retries,
         "to_client": service.close.to_client,
         "paused": is_paused,
+        "pool": _pool(service),
         "members": [
             _member(
                 service,

@@ -57,11 +57,22 @@ def _something_to_do(config: Config) -> Iterator[Finding]:
             yield Finding((array,), f"there is no [[{array}]]", hint="one is enough to start with")
 
 
-def _not_built(config: Config) -> Iterator[Finding]:
-    for index, service in enumerate(config.services):
-        if service.mode == "pool":
+def _pool_users(config: Config) -> Iterator[Finding]:
+    names = [service.name for service in config.services]
+    for index, user in enumerate(config.users):
+        for service in user.services:
+            if service not in names:
+                path: Path = ("user", index, "services")
+                yield Finding(path, f"there is no service {service}", _q(service))
+    for index, service_table in enumerate(config.services):
+        if service_table.mode == "pool" and not any(
+            not user.services or service_table.name in user.services for user in config.users
+        ):
             yield Finding(
-                ("service", index, "mode"), "pool mode is not built yet", '"pool"', '"relay"'
+                ("service", index, "mode"),
+                "nobody may log in: no [[user]] is for this service",
+                '"pool"',
+                hint="add a [[user]] with name and password",
             )
 
 
@@ -314,10 +325,11 @@ def _same_instance(config: Config) -> Iterator[Finding]:
 
 
 def _unused(config: Config) -> Iterator[Finding]:
-    for key in ("pool", "users"):
-        if key in config.model_fields_set:
-            path: Path = ("user", 0) if key == "users" else ("pool",)
-            yield Finding(path, "this has no effect: pool mode is not built yet")
+    if all(service.mode != "pool" for service in config.services):
+        for key in ("pool", "users"):
+            if key in config.model_fields_set:
+                path: Path = ("user", 0) if key == "users" else ("pool",)
+                yield Finding(path, 'this has no effect: no service has mode = "pool"')
     used = {member.name for service in config.services for member in service.servers}
     for index, server in enumerate(config.servers):
         if server.name not in used:
@@ -409,7 +421,7 @@ def _q(value: object) -> str:
 
 _MISTAKES: Final = (
     _something_to_do,
-    _not_built,
+    _pool_users,
     _unique_names,
     _members,
     _listeners,

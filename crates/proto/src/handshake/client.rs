@@ -1,5 +1,6 @@
 //! A client's login as a state machine.
 
+use super::seal::rsa_oaep;
 use super::{scramble_native, scramble_sha2};
 use crate::command::{capability, marker, MAX_PAYLOAD};
 use crate::login::{first_packet, Event, Garbage, Greeting, GREETING_MAX};
@@ -8,6 +9,9 @@ use crate::wire::{packet, put_lenenc_bytes, Assembler, Reader};
 const NATIVE: &str = "mysql_native_password";
 const SHA2: &str = "caching_sha2_password";
 
+/// utf8mb4_general_ci: known to every version since 5.5.
+const DEFAULT_COLLATION: u8 = 45;
+
 /// Payload bytes of an authentication packet at most.
 const PACKET_MAX: usize = 16 * 1024;
 
@@ -15,6 +19,8 @@ const PACKET_MAX: usize = 16 * 1024;
 const FAST_AUTH_OK: u8 = 3;
 /// The server wants the password itself, over a channel that nobody can read.
 const FULL_AUTH: u8 = 4;
+/// Asks the server for its RSA key.
+const KEY_REQUEST: u8 = 2;
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +53,9 @@ pub enum LoginError {
     /// Not a MySQL server.
     #[error(transparent)]
     Garbage(#[from] Garbage),
+    /// The server's RSA key cannot be used.
+    #[error("caching_sha2_password: the server's public key cannot be used: {0}")]
+    Key(String),
     /// `caching_sha2_password` without the account in the server's cache.
     #[error(
         "caching_sha2_password wants the password itself, which needs TLS or RSA; log in once with another \
@@ -65,7 +74,20 @@ pub enum LoginError {
 enum State {
     Greeting,
     Answer,
+    /// The RSA key was asked for; kept is the salt that hides the password in it.
+    Key([u8; 20]),
     Done,
+}
+
+/// What a login announces besides what every login does.
+#[derive(Clone, Debug)]
+pub struct Announce {
+    /// Capability flags to ask for, as far as the server offers them.
+    pub capabilities: u32,
+    /// The collation's number.
+    pub collation: u8,
+    /// Random bytes for one RSA encryption (`caching_sha2_password` without TLS).
+    pub seed: [u8; 20],
 }
 
 /// One login: [`Self::feed`] until [`Step::Done`].
@@ -74,6 +96,8 @@ pub struct ClientLogin {
     password: String,
     schema: Option<String>,
     plugin: String,
+    salt: [u8; 20],
+    announce: Option<Announce>,
     greeting: Option<Greeting>,
     assembler: Assembler,
     state: State,
@@ -98,10 +122,19 @@ impl ClientLogin {
             password: password.to_owned(),
             schema: schema.map(str::to_owned),
             plugin: String::new(),
+            salt: [0; 20],
+            announce: None,
             greeting: None,
             assembler: Assembler::default(),
             state: State::Greeting,
         }
+    }
+
+    /// The same with flags and a collation of one's own, and with random bytes for RSA.
+    #[must_use]
+    pub fn announcing(mut self, announce: Announce) -> Self {
+        self.announce = Some(announce);
+        self
     }
 
     /// The server's greeting, once it was received.
@@ -122,7 +155,7 @@ impl ClientLogin {
                         Some(event) => Some(self.greeted(event)?),
                     }
                 }
-                State::Answer => {
+                State::Answer | State::Key(_) => {
                     let take = |sequence, payload: &[u8]| (sequence, payload.to_vec());
                     match self.assembler.next(bytes, PACKET_MAX, take) {
                         Ok(None) => return Ok(None),
@@ -156,6 +189,7 @@ impl ClientLogin {
         };
         plugin.clone_into(&mut self.plugin);
         let login = self.login(&greeting)?;
+        self.salt = greeting.salt;
         self.greeting = Some(greeting);
         self.state = State::Answer;
         Ok(Step::Send(packet(1, &login)))
@@ -171,6 +205,12 @@ impl ClientLogin {
             | capability::MULTI_RESULTS
             | capability::PLUGIN_AUTH
             | capability::PLUGIN_AUTH_LENENC_DATA;
+        let mut collation = DEFAULT_COLLATION;
+        if let Some(announce) = self.announce.as_ref() {
+            // Without MULTI_RESULTS, if that is what is asked for.
+            flags = flags & !capability::MULTI_RESULTS | announce.capabilities;
+            collation = announce.collation;
+        }
         if self.schema.is_some() {
             flags |= capability::CONNECT_WITH_DB;
         }
@@ -178,8 +218,7 @@ impl ClientLogin {
         let mut payload = Vec::with_capacity(160);
         payload.extend_from_slice(&flags.to_le_bytes());
         payload.extend_from_slice(&MAX_PAYLOAD.to_le_bytes());
-        // utf8mb4_general_ci: known to every version since 5.5.
-        payload.push(45);
+        payload.push(collation);
         payload.extend_from_slice(&[0; 23]);
         payload.extend_from_slice(self.user.as_bytes());
         payload.push(0);
@@ -207,6 +246,9 @@ impl ClientLogin {
     fn answered(&mut self, sequence: u8, payload: &[u8]) -> Result<Option<Step>, LoginError> {
         let mut reader = Reader(payload);
         match reader.u8() {
+            Some(marker::AUTH_MORE_DATA) if matches!(self.state, State::Key(_)) => {
+                self.encrypted(sequence, reader.0).map(Some)
+            }
             Some(marker::OK) => {
                 self.state = State::Done;
                 Ok(Some(Step::Done))
@@ -227,11 +269,17 @@ impl ClientLogin {
                 }
                 self.plugin = String::from_utf8_lossy(reader.until_nul()).into_owned();
                 let salt = reader.array().unwrap_or_default();
+                self.salt = salt;
                 let answer = self.scramble(&salt)?;
                 Ok(Some(Step::Send(packet(sequence.wrapping_add(1), &answer))))
             }
             Some(marker::AUTH_MORE_DATA) => match (self.plugin.as_str(), reader.u8()) {
                 (SHA2, Some(FAST_AUTH_OK)) => Ok(None),
+                (SHA2, Some(FULL_AUTH)) if self.announce.is_some() => {
+                    self.state = State::Key(self.salt);
+                    let sequence = sequence.wrapping_add(1);
+                    Ok(Some(Step::Send(packet(sequence, &[KEY_REQUEST]))))
+                }
                 (SHA2, Some(FULL_AUTH)) => Err(LoginError::NeedsSecureChannel),
                 _ => Err(LoginError::Unexpected("more data that was not asked for")),
             },
@@ -239,5 +287,21 @@ impl ClientLogin {
                 "neither OK, ERR, switch nor more data",
             )),
         }
+    }
+
+    /// The password under the server's key: NUL-terminated, XOR the salt, OAEP with SHA-1. Source: MySQL
+    /// `sql-common/client_authentication.cc`, `caching_sha2_password_auth_client`.
+    fn encrypted(&mut self, sequence: u8, pem: &[u8]) -> Result<Step, LoginError> {
+        let State::Key(salt) = self.state else {
+            return Err(LoginError::Unexpected("a key that was not asked for"));
+        };
+        let seed = self.announce.as_ref().map_or([0; 20], |a| a.seed);
+        let hidden = (self.password.as_bytes().iter().chain(&[0]))
+            .zip(salt.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask)
+            .collect::<Vec<u8>>();
+        let sealed = rsa_oaep(pem, &hidden, seed).map_err(LoginError::Key)?;
+        self.state = State::Answer;
+        Ok(Step::Send(packet(sequence.wrapping_add(1), &sealed)))
     }
 }

@@ -1,0 +1,86 @@
+//! Pool mode as state machines without sockets: clients and server connections that are brought together for
+//! one command, one transaction, or for as long as a state binds them.
+//!
+//! [`Session`] is a client: it greets, checks the password, reads commands, answers what needs no server, and
+//! says when it needs a connection and when not any more. [`Conn`] is a server connection: it logs in, learns
+//! its starting state, takes on a session's settings and schema, follows replies to their end, and knows what
+//! traces are left on it. The engine owns sockets, chooses connections, and moves the bytes of commands and
+//! replies between the two without keeping them. What stands here must not know: descriptors, addresses of
+//! servers, clocks, where random bytes come from.
+//!
+//! The rule is "never a wrong answer; when in doubt, pin" (docs/pooling.md). `crate::sql` reads the statements.
+
+mod conn;
+mod guard;
+mod session;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+pub use conn::{Conn, Event, Failure, Server};
+pub use guard::FailedLogins;
+pub use session::{Context, Session, Step, User};
+pub use settings::Settings;
+
+use portside_proto::command::capability;
+
+/// Flags that a client may choose and that its server connections then have as well, bit by bit.
+pub const CHOICE: u32 = capability::FOUND_ROWS
+    | capability::LONG_FLAG
+    | capability::NO_SCHEMA
+    | capability::ODBC
+    | capability::IGNORE_SPACE
+    | capability::INTERACTIVE
+    | capability::TRANSACTIONS
+    | capability::MULTI_STATEMENTS
+    | capability::MULTI_RESULTS
+    | capability::PS_MULTI_RESULTS
+    | capability::SESSION_TRACK
+    | capability::DEPRECATE_EOF;
+
+/// Flags of the login itself: Portside's own on both sides.
+pub const LOGIN: u32 = capability::LONG_PASSWORD
+    | capability::CONNECT_WITH_DB
+    | capability::PROTOCOL_41
+    | capability::SECURE_CONNECTION
+    | capability::PLUGIN_AUTH
+    | capability::CONNECT_ATTRS
+    | capability::PLUGIN_AUTH_LENENC_DATA;
+
+/// What two clients must have in common to share a connection: flags and collation of their logins. No reply is
+/// translated from one class to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Class {
+    /// Of [`CHOICE`].
+    pub capabilities: u32,
+    /// The collation's number.
+    pub collation: u8,
+}
+
+impl Class {
+    /// The class of a login to a service that offers `offered`.
+    pub fn of_login(capabilities: u32, collation: u8, offered: u32) -> Self {
+        Self {
+            capabilities: capabilities & offered & CHOICE,
+            collation,
+        }
+    }
+
+    /// Whether a server with these flags can have connections of this class.
+    pub fn fits(self, server: u32) -> bool {
+        self.capabilities & !server == 0
+    }
+}
+
+/// What a session needs of a connection for its next command.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Want<'a> {
+    /// Its schema.
+    pub schema: Option<&'a [u8]>,
+    /// Its settings.
+    pub settings: Option<&'a Settings>,
+    /// It will ask for warnings, and has none.
+    pub no_diagnostics: bool,
+    /// It will ask for the last statement's numbers: only this connection, at this count of uses, knows them.
+    pub same: Option<(u64, u64)>,
+}

@@ -1,0 +1,498 @@
+//! One connection to a server: login, starting state, what is set on it, and the reply that runs.
+//!
+//! The engine feeds what the server sends and writes what it is told to. In the phases login, first look and
+//! steps the bytes are for this machine ([`Conn::feed`]); while a client's command runs they are the client's,
+//! and [`Conn::relay`] only finds the reply's end.
+
+use std::collections::VecDeque;
+
+use portside_proto::command::{com, status};
+use portside_proto::handshake::offer::put_command;
+use portside_proto::handshake::{Announce, ClientLogin, LoginError, Step};
+use portside_proto::login::Greeting;
+use portside_proto::reply::{Outcome, Reply, Shape};
+use portside_proto::single::{OneRow, ServerError, Single};
+
+use super::{Class, Settings, Want};
+use crate::sql::is_readable;
+
+/// What is asked of a server right after the login: what a reset must restore, what a reset would change, and
+/// whether SQL text can be read here.
+const FIRST_LOOK: &[u8] =
+    b"SELECT @@character_set_client, @@character_set_results, @@collation_connection, \
+    @@wait_timeout, @@sql_mode, @@global.character_set_client, @@global.collation_connection, \
+    @@global.character_set_results";
+
+/// What a server says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// As its greeting has it, with MariaDB's prefix.
+    pub version: String,
+    /// MariaDB or MySQL.
+    pub is_mariadb: bool,
+    /// Capability flags.
+    pub capabilities: u32,
+    /// Default collation's number.
+    pub collation: u8,
+    /// Default authentication plugin.
+    pub plugin: String,
+}
+
+impl From<&Greeting> for Server {
+    fn from(greeting: &Greeting) -> Self {
+        // MariaDB before 11 puts 5.5.5- in front, for replicas that compare versions.
+        let prefixed = greeting.is_mariadb && greeting.version.starts_with("10.");
+        Self {
+            version: if prefixed {
+                format!("5.5.5-{}", greeting.version)
+            } else {
+                greeting.version.clone()
+            },
+            is_mariadb: greeting.is_mariadb,
+            capabilities: greeting.capabilities,
+            collation: greeting.collation,
+            plugin: greeting.plugin.clone(),
+        }
+    }
+}
+
+/// Why a connection cannot be used for what it was wanted for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// An ERR in place of the greeting.
+    Refused {
+        /// Error number.
+        errno: u16,
+        /// The server's text.
+        message: String,
+    },
+    /// Not a MySQL server, or one that broke the protocol.
+    Broken(String),
+    /// The account was refused, or its authentication is not supported.
+    Denied(String),
+    /// A step of [`Conn::prepare`] failed; the connection itself is good.
+    Step(ServerError),
+}
+
+/// What has come of the server's bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// More bytes are needed.
+    Wait,
+    /// Write these bytes, go on.
+    Send(Vec<u8>),
+    /// Logged in, or prepared: a command may be sent.
+    Ready,
+    /// See [`Failure`]; all but `Step` end the connection.
+    Failed(Failure),
+}
+
+#[derive(Debug)]
+enum Phase {
+    Login(Box<ClientLogin>),
+    FirstLook(OneRow),
+    Steps,
+    Ready,
+    /// A client's command runs.
+    Busy,
+    Broken,
+}
+
+/// One of our own commands under way.
+#[derive(Debug)]
+enum Did {
+    Reset,
+    Restore,
+    Setting(Box<[u8]>),
+    Schema(Box<[u8]>),
+    /// Something for others; its outcome matters to nobody here.
+    Errand,
+}
+
+/// A server connection. See the module's text.
+#[derive(Debug)]
+pub struct Conn {
+    class: Class,
+    phase: Phase,
+    has_greeted: bool,
+    thread_id: u32,
+    capabilities: u32,
+    is_mariadb: bool,
+    /// The SET that a reset is followed by.
+    restore: Box<[u8]>,
+    /// A reset leaves the character set of the login.
+    keeps_charset: bool,
+    /// SQL text can be read under its character set and mode.
+    is_readable: bool,
+    steps: VecDeque<Did>,
+    failed: Option<ServerError>,
+    single: Single,
+    reply: Reply,
+    status: u16,
+    uses: u64,
+    schema: Option<Box<[u8]>>,
+    settings: Settings,
+    /// A session left something on it that only a reset removes.
+    traces: bool,
+    /// Its last statement had warnings or an error.
+    diagnostics: bool,
+}
+
+impl Conn {
+    /// A connection before the server's first byte. `seed`: random bytes for one RSA encryption.
+    pub fn new(user: &str, password: &str, class: Class, seed: [u8; 20]) -> Self {
+        let login = ClientLogin::new(user, password, None).announcing(Announce {
+            capabilities: class.capabilities,
+            collation: class.collation,
+            seed,
+        });
+        Self {
+            class,
+            phase: Phase::Login(Box::new(login)),
+            has_greeted: false,
+            thread_id: 0,
+            capabilities: 0,
+            is_mariadb: false,
+            restore: Box::default(),
+            keeps_charset: false,
+            is_readable: false,
+            steps: VecDeque::new(),
+            failed: None,
+            single: Single::default(),
+            reply: Reply::new(Shape::Nothing, 0),
+            status: status::AUTOCOMMIT,
+            uses: 0,
+            schema: None,
+            settings: Settings::new(),
+            traces: false,
+            diagnostics: false,
+        }
+    }
+
+    /// Its class.
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// The connection's id on the server.
+    pub fn thread_id(&self) -> u32 {
+        self.thread_id
+    }
+
+    /// Commands of clients it has carried.
+    pub fn uses(&self) -> u64 {
+        self.uses
+    }
+
+    /// Status flags as last told.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Whether a reset leaves the character set of the login.
+    pub fn keeps_charset(&self) -> bool {
+        self.keeps_charset
+    }
+
+    /// Whether SQL text can be read under its character set and mode.
+    pub fn is_readable(&self) -> bool {
+        self.is_readable
+    }
+
+    /// Whether a session left traces that a reset must remove.
+    pub fn has_traces(&self) -> bool {
+        self.traces
+    }
+
+    /// Whether a command may be sent.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Ready)
+    }
+
+    /// Whether a client's reply is under way.
+    pub fn is_busy(&self) -> bool {
+        matches!(self.phase, Phase::Busy)
+    }
+
+    /// Whether not a byte of the running reply has come.
+    pub fn reply_is_untouched(&self) -> bool {
+        self.reply.is_untouched()
+    }
+
+    /// Takes the server's bytes while they are ours. Call again until [`Event::Wait`].
+    pub fn feed(&mut self, bytes: &mut &[u8]) -> Event {
+        let event = match &mut self.phase {
+            Phase::Login(_) => self.log_in(bytes),
+            Phase::FirstLook(_) => self.look(bytes),
+            Phase::Steps => self.step(bytes),
+            // A server says nothing unasked but good-bye (an ERR before it closes).
+            Phase::Ready if !bytes.is_empty() => {
+                Event::Failed(Failure::Broken("bytes that nobody asked for".to_owned()))
+            }
+            Phase::Ready | Phase::Busy | Phase::Broken => Event::Wait,
+        };
+        if matches!(&event, Event::Failed(failure) if !matches!(failure, Failure::Step(_))) {
+            self.phase = Phase::Broken;
+        }
+        event
+    }
+
+    fn log_in(&mut self, bytes: &mut &[u8]) -> Event {
+        let Phase::Login(login) = &mut self.phase else {
+            return Event::Wait;
+        };
+        match login.feed(bytes) {
+            Ok(Some(Step::Send(answer))) => {
+                if let (false, Some(greeting)) = (self.has_greeted, login.greeting()) {
+                    self.has_greeted = true;
+                    self.thread_id = greeting.thread_id;
+                    self.is_mariadb = greeting.is_mariadb;
+                    self.capabilities = self.class.capabilities & greeting.capabilities;
+                }
+                Event::Send(answer)
+            }
+            Ok(Some(Step::Done)) => {
+                self.phase = Phase::FirstLook(OneRow::default());
+                let mut query = Vec::with_capacity(FIRST_LOOK.len() + 5);
+                put_command(&mut query, com::QUERY, FIRST_LOOK);
+                Event::Send(query)
+            }
+            Ok(None) => Event::Wait,
+            Err(error) => Event::Failed(failure(error)),
+        }
+    }
+
+    /// What the server says about itself, once it has greeted.
+    pub fn server(&self) -> Option<Server> {
+        match &self.phase {
+            Phase::Login(login) => login.greeting().map(Server::from),
+            _ => None,
+        }
+    }
+
+    fn look(&mut self, bytes: &mut &[u8]) -> Event {
+        let Phase::FirstLook(row) = &mut self.phase else {
+            return Event::Wait;
+        };
+        match row.feed(bytes, self.capabilities) {
+            Ok(None) => Event::Wait,
+            Ok(Some(Ok(row))) => match self.seen(&row) {
+                Some(()) => {
+                    self.phase = Phase::Ready;
+                    Event::Ready
+                }
+                None => broken("its session variables cannot be read"),
+            },
+            Ok(Some(Err(e))) => broken(&format!("ERR {}: {}", e.errno, e.message)),
+            Err(e) => broken(&e.to_string()),
+        }
+    }
+
+    fn seen(&mut self, row: &[Option<String>]) -> Option<()> {
+        let [client, results, collation, wait, mode, global @ ..] = row else {
+            return None;
+        };
+        let name = |value: &Option<String>| match value {
+            None => Some("NULL".to_owned()),
+            Some(text) => text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_')
+                .then(|| format!("'{text}'")),
+        };
+        let wait: u64 = wait.as_ref()?.parse().ok()?;
+        self.restore = format!(
+            "SET @@character_set_client={}, @@character_set_results={}, \
+             @@collation_connection={}, @@wait_timeout={wait}",
+            name(client)?,
+            name(results)?,
+            name(collation)?
+        )
+        .into_bytes()
+        .into();
+        let is_global = global == [client.clone(), collation.clone(), results.clone()];
+        self.keeps_charset = self.is_mariadb || is_global;
+        self.is_readable = is_readable(client.as_ref()?.as_bytes())
+            && is_readable(mode.as_deref().unwrap_or_default().as_bytes());
+        Some(())
+    }
+
+    /// Makes it what a session wants. Empty: it is so already; else write the bytes and feed until `Ready`.
+    ///
+    /// The steps are sent together and checked one by one; the session's command must wait for them, since
+    /// a server would run it also after a failed step.
+    pub fn prepare(&mut self, want: &Want<'_>) -> Vec<u8> {
+        debug_assert!(self.is_ready());
+        let none = Settings::new();
+        let settings = want.settings.unwrap_or(&none);
+        let mut bytes = Vec::new();
+        let in_doubt = self.traces
+            || (want.no_diagnostics && self.diagnostics)
+            || settings.after(&self.settings).is_none();
+        let missing = if in_doubt {
+            self.put_reset(&mut bytes);
+            settings.all()
+        } else {
+            settings.after(&self.settings).unwrap_or_default()
+        };
+        for statement in missing {
+            put_command(&mut bytes, com::QUERY, statement);
+            self.steps.push_back(Did::Setting(statement.clone()));
+        }
+        if let Some(schema) = want.schema.filter(|name| Some(*name) != self.schema()) {
+            put_command(&mut bytes, com::INIT_DB, schema);
+            self.steps.push_back(Did::Schema(schema.into()));
+        }
+        self.start_steps();
+        bytes
+    }
+
+    /// Whether a session without a schema would find one here, which nothing can take away.
+    pub fn has_wrong_schema(&self, want: &Want<'_>) -> bool {
+        want.schema.is_none() && self.schema.is_some()
+    }
+
+    /// Removes the traces of a session that is over. Write the bytes and feed until `Ready`.
+    pub fn clean(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.put_reset(&mut bytes);
+        self.start_steps();
+        bytes
+    }
+
+    /// Runs `KILL QUERY` for a connection on the same server. Write the bytes and feed until `Ready`.
+    pub fn kill_query(&mut self, thread_id: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let text = format!("KILL QUERY {thread_id}");
+        put_command(&mut bytes, com::QUERY, text.as_bytes());
+        self.steps.push_back(Did::Errand);
+        self.diagnostics = true;
+        self.start_steps();
+        bytes
+    }
+
+    fn put_reset(&mut self, bytes: &mut Vec<u8>) {
+        put_command(bytes, com::RESET_CONNECTION, &[]);
+        put_command(bytes, com::QUERY, &self.restore);
+        self.steps.extend([Did::Reset, Did::Restore]);
+    }
+
+    fn start_steps(&mut self) {
+        if !self.steps.is_empty() {
+            self.phase = Phase::Steps;
+        }
+    }
+
+    fn step(&mut self, bytes: &mut &[u8]) -> Event {
+        while !self.steps.is_empty() {
+            match self.single.feed(bytes) {
+                Ok(None) => return Event::Wait,
+                Ok(Some(reply)) => {
+                    let did = self.steps.pop_front();
+                    if let Some(did) = did {
+                        self.did(did, reply);
+                    }
+                }
+                Err(e) => return broken(&e.to_string()),
+            }
+        }
+        self.phase = Phase::Ready;
+        match self.failed.take() {
+            None => Event::Ready,
+            Some(error) => Event::Failed(Failure::Step(error)),
+        }
+    }
+
+    fn did(&mut self, did: Did, reply: Result<(), ServerError>) {
+        match (did, reply) {
+            (Did::Schema(name), Ok(())) => self.schema = Some(name),
+            (Did::Setting(statement), Ok(())) => {
+                self.settings.add(&statement);
+            }
+            (Did::Reset, Ok(())) => {
+                self.traces = false;
+                self.diagnostics = false;
+                self.uses = 0;
+                self.settings.clear();
+            }
+            (Did::Restore, Ok(())) | (Did::Errand, _) => {}
+            (did, Err(error)) => {
+                // What it has done so far is in doubt, but for a schema that was not taken.
+                self.traces |= !matches!(did, Did::Schema(_));
+                self.failed.get_or_insert(error);
+            }
+        }
+    }
+
+    /// A client's command is on its way.
+    pub fn begin(&mut self, shape: Shape) {
+        debug_assert!(self.is_ready());
+        self.uses += 1;
+        if shape != Shape::Nothing {
+            self.reply = Reply::new(shape, self.capabilities);
+            self.phase = Phase::Busy;
+        }
+    }
+
+    /// Looks for the end of the running reply; all bytes up to it are the client's.
+    pub fn relay(&mut self, bytes: &mut &[u8]) -> Result<Option<Outcome>, Failure> {
+        match self.reply.feed(bytes) {
+            Ok(None) => Ok(None),
+            Ok(Some(outcome)) => {
+                self.phase = Phase::Ready;
+                self.status = outcome.status.unwrap_or(self.status);
+                self.diagnostics = outcome.warnings > 0 || outcome.error.is_some();
+                Ok(Some(outcome))
+            }
+            Err(error) => {
+                self.phase = Phase::Broken;
+                Err(Failure::Broken(error.to_string()))
+            }
+        }
+    }
+
+    /// The schema in force.
+    pub fn schema(&self) -> Option<&[u8]> {
+        self.schema.as_deref()
+    }
+
+    /// A client's own command has chosen a schema.
+    pub fn set_schema(&mut self, name: &[u8]) {
+        self.schema = Some(name.into());
+    }
+
+    /// A client's own SET has taken effect.
+    pub fn add_setting(&mut self, statement: &[u8]) {
+        self.traces |= !self.settings.add(statement);
+    }
+
+    /// The session leaves it.
+    pub fn left(&mut self, traces: bool) {
+        self.traces |= traces;
+    }
+
+    /// How many of our own commands it would take to serve this session: the fewest are chosen.
+    pub fn distance(&self, want: &Want<'_>) -> usize {
+        let none = Settings::new();
+        let settings = want.settings.unwrap_or(&none);
+        let steps = settings
+            .after(&self.settings)
+            .map_or(2 + settings.all().len(), <[_]>::len);
+        steps + usize::from(self.traces) * 2 + usize::from(want.schema != self.schema())
+    }
+}
+
+fn broken(text: &str) -> Event {
+    Event::Failed(Failure::Broken(text.to_owned()))
+}
+
+fn failure(error: LoginError) -> Failure {
+    match error {
+        LoginError::Refused { errno, message } => Failure::Refused { errno, message },
+        LoginError::Garbage(garbage) => Failure::Broken(garbage.to_string()),
+        LoginError::Unexpected(_) => Failure::Broken(error.to_string()),
+        LoginError::Denied { .. }
+        | LoginError::Key(_)
+        | LoginError::NeedsSecureChannel
+        | LoginError::UnknownPlugin(_) => Failure::Denied(error.to_string()),
+    }
+}

@@ -1,0 +1,858 @@
+//! One client of a pool service: greeting, login, commands, and why it keeps a connection.
+//!
+//! The engine hands in what the client has sent and does what [`Session::step`] says; nothing is kept here but
+//! what a later command needs. Bytes that were not taken are handed in again. While a reply runs no further
+//! command is looked at.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use portside_proto::command::{capability, com, status, HEADER_LEN, MAX_PAYLOAD};
+use portside_proto::err::errno;
+use portside_proto::handshake::offer::{self, Login, Offer, Plugin};
+use portside_proto::reply::{Outcome, Shape, STMT_BULK_EXECUTE};
+use portside_proto::single::err;
+
+use super::{Class, Conn, Server, Settings, Want, CHOICE, LOGIN};
+use crate::reason::{Cause, Pin};
+use crate::sql::{self, Kind, Pins, Verdict};
+
+/// Longer commands are passed on unread, and pin. 1 MiB: what a session may make us hold while a packet is on
+/// its way.
+pub const LONG: usize = 1024 * 1024;
+
+/// Open statements that are remembered; a session with more keeps its connection to its end.
+const STATEMENTS_MAX: usize = 1024;
+
+/// An account that clients log in with.
+#[derive(PartialEq, Eq)]
+pub struct User {
+    /// Its name.
+    pub name: String,
+    /// Its password.
+    pub password: String,
+    /// The schema of clients that name none.
+    pub schema: Option<String>,
+    /// The account on the servers.
+    pub server_user: String,
+    /// Its password.
+    pub server_password: String,
+}
+
+/// Without passwords.
+impl std::fmt::Debug for User {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("User")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a step may ask of the engine.
+pub struct Context<'a> {
+    /// The client's address, for texts.
+    pub client: &'a dyn Display,
+    /// The account of this name, if this client may use it here.
+    pub find: &'a dyn Fn(&[u8]) -> Option<Arc<User>>,
+    /// Too many logins from there have failed.
+    pub is_limited: bool,
+    /// Fresh random bytes for a scramble: no NUL, no `$`.
+    pub salt: &'a dyn Fn() -> [u8; 20],
+}
+
+/// What the engine does next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing before more bytes of the client have come.
+    More,
+    /// Write to the client, go on.
+    Say(Vec<u8>),
+    /// The login was refused: write, count, end.
+    Denied(Vec<u8>),
+    /// The password is right: call [`Session::admitted`] or [`Session::turned_away`].
+    Admit,
+    /// Bring a connection that [`Session::want`] describes, prepared, and step again.
+    Attach,
+    /// Write the bytes that were taken to the connection; a reply follows unless `Conn` is still ready.
+    Forward,
+    /// A reply runs.
+    Await,
+    /// `KILL`: answer through [`Session::killed`].
+    Kill {
+        /// The connection's id, as Portside gave it.
+        id: u64,
+        /// The query alone.
+        query: bool,
+    },
+    /// The session is over; write the bytes first.
+    End(Cause, Vec<u8>),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Phase {
+    /// Awaits the login packet.
+    Login,
+    /// Awaits the answer to a switch of the authentication method.
+    Switch(Plugin),
+    /// The engine decides about the user's limit.
+    Admission,
+    /// A server must confirm the schema before the login is answered.
+    Schema,
+    Command,
+    /// A command longer than [`LONG`]: bytes of the present packet still to come, and whether another follows.
+    Upload {
+        left: usize,
+        continues: bool,
+    },
+    Reply,
+}
+
+/// What is only needed while logging in.
+#[derive(Debug, Default)]
+struct Pending {
+    name: Vec<u8>,
+    user: Option<Arc<User>>,
+    schema: Option<Box<[u8]>>,
+    collation: u8,
+    /// Of the packet to send next.
+    sequence: u8,
+}
+
+/// A client. See the module's text.
+#[derive(Debug)]
+pub struct Session {
+    phase: Phase,
+    thread_id: u32,
+    offered: u32,
+    salt: [u8; 20],
+    /// The method that the greeting named.
+    plugin: Plugin,
+    /// Flags of its login.
+    capabilities: u32,
+    class: Class,
+    pending: Option<Box<Pending>>,
+    user: Option<Arc<User>>,
+    schema: Option<Box<[u8]>>,
+    settings: Settings,
+    pins: Pins,
+    /// A trace of pins that have gone.
+    trace: bool,
+    /// Prepared and not closed.
+    statements: Vec<u32>,
+    /// Of the command at hand, until its reply is over.
+    verdict: Option<Verdict>,
+    /// A SET under way, to be remembered if it succeeds.
+    set: Option<Box<[u8]>>,
+    command: u8,
+    commands: u64,
+    status: u16,
+    /// Connection and count of uses after its last command.
+    last: Option<(u64, u64)>,
+    /// The last result set of that connection was asked for by this session.
+    knows_found_rows: bool,
+    /// The connection that knew the last statement's warnings was given back meanwhile.
+    has_forgotten: bool,
+}
+
+impl Session {
+    /// A client that has just come, and the greeting for it. `servers`: what is known about those of the
+    /// service; with none there is nothing to greet with.
+    pub fn new(thread_id: u32, salt: [u8; 20], servers: &[Arc<Server>]) -> Option<(Self, Vec<u8>)> {
+        let first = servers.first()?;
+        let common = servers
+            .iter()
+            .fold(u32::MAX, |all, server| all & server.capabilities);
+        let offered = (common & CHOICE) | LOGIN;
+        let plugin = Plugin::from_name(first.plugin.as_bytes()).unwrap_or(Plugin::Native);
+        let greeting = offer::greeting(&Offer {
+            version: &first.version,
+            thread_id,
+            capabilities: offered,
+            collation: first.collation,
+            salt: &salt,
+            plugin,
+        });
+        let session = Self {
+            phase: Phase::Login,
+            thread_id,
+            offered,
+            salt,
+            plugin,
+            capabilities: 0,
+            class: Class::of_login(0, 0, 0),
+            pending: None,
+            user: None,
+            schema: None,
+            settings: Settings::new(),
+            pins: Pins::NONE,
+            trace: false,
+            statements: Vec::new(),
+            verdict: None,
+            set: None,
+            command: 0,
+            commands: 0,
+            status: status::AUTOCOMMIT,
+            last: None,
+            knows_found_rows: false,
+            has_forgotten: false,
+        };
+        Some((session, greeting))
+    }
+
+    /// The id that its greeting named.
+    pub fn thread_id(&self) -> u32 {
+        self.thread_id
+    }
+
+    /// Its account, once it has logged in.
+    pub fn user(&self) -> Option<&Arc<User>> {
+        self.user.as_ref()
+    }
+
+    /// The class of connections it can use.
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// Commands so far.
+    pub fn commands(&self) -> u64 {
+        self.commands
+    }
+
+    /// Why it keeps its connection; the first reason.
+    pub fn pin(&self) -> Option<Pin> {
+        self.pins.first()
+    }
+
+    /// Whether it keeps its connection.
+    pub fn is_pinned(&self) -> bool {
+        !self.pins.is_empty()
+    }
+
+    /// Whether it has logged in.
+    pub fn is_logged_in(&self) -> bool {
+        self.user.is_some() && self.pending.is_none()
+    }
+
+    /// Whether nothing runs, and no transaction is open.
+    pub fn is_idle(&self) -> bool {
+        self.phase == Phase::Command && !self.pins.has(Pin::Transaction)
+    }
+
+    /// Whether a reply (or a long command) is under way.
+    pub fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Reply | Phase::Upload { .. })
+    }
+
+    /// Whether the client's bytes are still wanted: not while a reply runs.
+    pub fn reads(&self) -> bool {
+        !matches!(self.phase, Phase::Reply | Phase::Admission)
+    }
+
+    /// What the connection for the command at hand must be like.
+    pub fn want(&self) -> Want<'_> {
+        let asks = self.verdict.as_ref().map(|v| v.asks).unwrap_or_default();
+        let pending = self.pending.as_ref();
+        Want {
+            schema: match pending {
+                Some(pending) => pending.schema.as_deref(),
+                None => self.schema.as_deref(),
+            },
+            settings: Some(&self.settings),
+            no_diagnostics: asks.diagnostics && !self.pins.has(Pin::Warnings),
+            same: self.last.filter(|_| asks.row_count || asks.found_rows),
+        }
+    }
+
+    /// The account for connections: while logging in, the one that is being logged in.
+    pub fn account(&self) -> Option<&Arc<User>> {
+        match self.pending.as_ref() {
+            Some(pending) => pending.user.as_ref(),
+            None => self.user.as_ref(),
+        }
+    }
+
+    /// Whether it keeps its connection only for what the next statement may ask.
+    pub fn only_waits(&self) -> bool {
+        self.phase == Phase::Command && self.pins.only_pass()
+    }
+
+    /// It has waited long enough: asked later, it says that it does not know.
+    pub fn let_go(&mut self) {
+        self.has_forgotten |= self.pins.has(Pin::Warnings);
+        self.pins = Pins::NONE;
+    }
+
+    /// Looks at the client's bytes. Returns how many were taken and what to do; `conn` is the connection
+    /// attached, prepared and ready. O(length of a command's text), no allocation for a command that is passed
+    /// on.
+    pub fn step(
+        &mut self,
+        input: &[u8],
+        conn: Option<&mut Conn>,
+        context: &Context<'_>,
+    ) -> (usize, Step) {
+        match self.phase {
+            Phase::Reply | Phase::Admission => (0, Step::Await),
+            Phase::Schema => (0, self.confirmed(conn.is_some())),
+            Phase::Upload { left, continues } => self.upload(input, left, continues),
+            Phase::Login | Phase::Switch(_) => match packet(input) {
+                Packet::Incomplete(length) if length > offer::LOGIN_MAX => {
+                    (0, self.malformed("a login packet of this length", 1))
+                }
+                Packet::Incomplete(_) => (0, Step::More),
+                Packet::Whole { sequence, payload } => {
+                    let step = match self.phase {
+                        Phase::Switch(plugin) => self.switched(plugin, sequence, payload, context),
+                        _ => self.login(sequence, payload, context),
+                    };
+                    (HEADER_LEN + payload.len(), step)
+                }
+            },
+            Phase::Command => self.command(input, conn, context),
+        }
+    }
+
+    fn login(&mut self, sequence: u8, payload: &[u8], context: &Context<'_>) -> Step {
+        let next = sequence.wrapping_add(1);
+        let Some(login) = Login::parse(payload) else {
+            return self.malformed("a login that is not of the 4.1 protocol", next);
+        };
+        if login.capabilities & capability::SSL != 0 {
+            return self.malformed("a request for TLS, which was not offered", next);
+        }
+        self.capabilities = login.capabilities & self.offered;
+        self.class = Class::of_login(login.capabilities, login.collation, self.offered);
+        self.prove(&login, next, context)
+    }
+
+    /// Checks the answer that came with the login, or asks for one of a method that is known here.
+    fn prove(&mut self, login: &Login<'_>, sequence: u8, context: &Context<'_>) -> Step {
+        let user = (context.find)(login.user);
+        let schema = login.schema.or_else(|| {
+            let default = user.as_ref()?.schema.as_ref()?;
+            Some(default.as_bytes())
+        });
+        self.pending = Some(Box::new(Pending {
+            name: login.user.to_vec(),
+            schema: schema.map(Into::into),
+            user,
+            collation: login.collation,
+            sequence,
+        }));
+        match Plugin::from_name(login.plugin) {
+            // A change of user answers to a salt that was used already. A client that prefers another method than
+            // the greeting's has no salt for it, and answers with nothing (libmysql).
+            Some(plugin) if self.user.is_none() && plugin == self.plugin => {
+                self.check(plugin, login.answer, context)
+            }
+            known => {
+                let plugin = known.unwrap_or(Plugin::Native);
+                self.salt = (context.salt)();
+                self.phase = Phase::Switch(plugin);
+                Step::Say(offer::switch(sequence, plugin, &self.salt))
+            }
+        }
+    }
+
+    fn switched(
+        &mut self,
+        plugin: Plugin,
+        sequence: u8,
+        answer: &[u8],
+        context: &Context<'_>,
+    ) -> Step {
+        if let Some(pending) = self.pending.as_mut() {
+            pending.sequence = sequence.wrapping_add(1);
+        }
+        self.check(plugin, answer, context)
+    }
+
+    fn check(&mut self, plugin: Plugin, answer: &[u8], context: &Context<'_>) -> Step {
+        let Some(pending) = self.pending.as_mut() else {
+            return self.malformed("an answer that was not asked for", 1);
+        };
+        if context.is_limited {
+            let text = "portside: too many failed logins from this address; wait a minute";
+            return Step::Denied(err(pending.sequence, errno::ACCESS_DENIED, *b"28000", text));
+        }
+        // An unknown user costs the same hashes, and gets the same text.
+        let password = pending.user.as_ref().map_or("?", |u| u.password.as_str());
+        let proves = offer::proves(plugin, password.as_bytes(), &self.salt, answer);
+        if !proves || pending.user.is_none() {
+            let using = if answer.is_empty() { "NO" } else { "YES" };
+            let name = String::from_utf8_lossy(&pending.name);
+            let text = format!(
+                "Access denied for user '{name}'@'{}' (using password: {using})",
+                context.client
+            );
+            return Step::Denied(err(
+                pending.sequence,
+                errno::ACCESS_DENIED,
+                *b"28000",
+                &text,
+            ));
+        }
+        self.phase = Phase::Admission;
+        if plugin == Plugin::Sha2 && !answer.is_empty() {
+            let sequence = pending.sequence;
+            pending.sequence = sequence.wrapping_add(1);
+            return Step::Say(offer::fast_auth_ok(sequence));
+        }
+        Step::Admit
+    }
+
+    /// Whether the engine is to decide about the user's limit now.
+    pub fn awaits_admission(&self) -> bool {
+        self.phase == Phase::Admission
+    }
+
+    /// The user may have one more session. Bytes for the client, or none: then a schema is to be confirmed.
+    pub fn admitted(&mut self) -> Vec<u8> {
+        if self.pending.as_ref().is_some_and(|p| p.schema.is_some()) {
+            self.phase = Phase::Schema;
+            return Vec::new();
+        }
+        self.logged_in()
+    }
+
+    /// The user may not: what the client is told. The session is over.
+    pub fn turned_away(&mut self, number: u16, text: &str) -> Vec<u8> {
+        let sequence = self.pending.as_ref().map_or(1, |p| p.sequence);
+        err(sequence, number, *b"42000", text)
+    }
+
+    fn logged_in(&mut self) -> Vec<u8> {
+        self.phase = Phase::Command;
+        let Some(pending) = self.pending.take() else {
+            return Vec::new();
+        };
+        if self.user.is_some() {
+            // COM_CHANGE_USER.
+            self.forget();
+            if pending.collation != 0 {
+                self.class.collation = pending.collation;
+            }
+        }
+        self.user = pending.user;
+        self.schema = pending.schema;
+        offer::ok(pending.sequence, self.status)
+    }
+
+    /// Back to the state of a fresh session; a connection that is attached keeps the traces.
+    fn forget(&mut self) {
+        self.trace |= self.pins.leave_a_trace();
+        self.pins = Pins::NONE;
+        self.statements.clear();
+        self.settings.clear();
+        self.status = status::AUTOCOMMIT;
+        self.last = None;
+        self.knows_found_rows = false;
+        self.has_forgotten = false;
+    }
+
+    /// A connection was found: its name, and its count of uses before it is prepared.
+    pub fn attached(&mut self, conn: (u64, u64)) {
+        // Others may have asked for the last result set there.
+        self.knows_found_rows &= self.last == Some(conn);
+    }
+
+    /// A connection with the schema was found: the login is answered.
+    fn confirmed(&mut self, is_attached: bool) -> Step {
+        if !is_attached {
+            return Step::Attach;
+        }
+        Step::Say(self.logged_in())
+    }
+
+    fn command(
+        &mut self,
+        input: &[u8],
+        conn: Option<&mut Conn>,
+        context: &Context<'_>,
+    ) -> (usize, Step) {
+        let (sequence, payload, is_whole) = match packet(input) {
+            Packet::Incomplete(length) if length > LONG && input.len() > HEADER_LEN => {
+                let sequence = input.get(3).copied().unwrap_or(0);
+                (sequence, input.get(HEADER_LEN..).unwrap_or(&[]), false)
+            }
+            Packet::Incomplete(_) => return (0, Step::More),
+            Packet::Whole { sequence, payload } => {
+                (sequence, payload, payload.len() < MAX_PAYLOAD as usize)
+            }
+        };
+        let Some((&command, argument)) = payload.split_first() else {
+            return (0, self.malformed("an empty command", 1));
+        };
+        if sequence != 0 {
+            return (0, self.malformed("a command out of sequence", 1));
+        }
+        let whole = HEADER_LEN + payload.len();
+        if is_whole {
+            if let Some(step) = self.answer(command, argument, conn.as_deref(), context) {
+                let taken = !matches!(step, Step::Attach);
+                return (if taken { whole } else { 0 }, step);
+            }
+        }
+        let Some(shape) = Shape::of(command) else {
+            return (whole, Step::Say(unknown(command)));
+        };
+        if self.verdict.is_none() {
+            self.verdict = Some(if is_whole {
+                read(command, argument)
+            } else {
+                Verdict::pinned(Pin::Long)
+            });
+        }
+        if let Some(step) = self.answer_query() {
+            self.verdict = None;
+            return (whole, step);
+        }
+        let Some(conn) = conn else {
+            return (0, Step::Attach);
+        };
+        self.begin(command, argument, conn, shape);
+        if !is_whole {
+            let length = length(input);
+            let taken = input.len().min(HEADER_LEN + length);
+            self.phase = Phase::Upload {
+                left: HEADER_LEN + length - taken,
+                continues: length == MAX_PAYLOAD as usize,
+            };
+            return (taken, Step::Forward);
+        }
+        (whole, Step::Forward)
+    }
+
+    /// Commands that need no server, or not always. None: pass it on.
+    fn answer(
+        &mut self,
+        command: u8,
+        argument: &[u8],
+        conn: Option<&Conn>,
+        context: &Context<'_>,
+    ) -> Option<Step> {
+        let known = |argument: &[u8]| {
+            let id = argument.first_chunk().map(|id| u32::from_le_bytes(*id));
+            conn.is_some() || id.is_some_and(|id| self.statements.contains(&id))
+        };
+        Some(match command {
+            com::QUIT => Step::End(Cause::Quit, Vec::new()),
+            com::PING => {
+                self.commands += 1;
+                Step::Say(offer::ok(1, self.status))
+            }
+            com::PROCESS_KILL => {
+                let id = argument
+                    .first_chunk()
+                    .map_or(0, |id| u32::from_le_bytes(*id));
+                Step::Kill {
+                    id: id.into(),
+                    query: false,
+                }
+            }
+            com::RESET_CONNECTION => return self.reset(conn),
+            com::CHANGE_USER => {
+                let Some(login) = Login::parse_change(argument, self.capabilities) else {
+                    return Some(self.malformed("a malformed change of user", 1));
+                };
+                self.commands += 1;
+                self.prove(&login, 1, context)
+            }
+            com::BINLOG_DUMP | com::BINLOG_DUMP_GTID | com::REGISTER_SLAVE => {
+                let text = "portside: replicas connect to the server itself, not through a pool";
+                Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text))
+            }
+            com::STMT_EXECUTE | com::STMT_FETCH | com::STMT_RESET | STMT_BULK_EXECUTE
+                if !known(argument) =>
+            {
+                let text = "portside: unknown prepared statement";
+                Step::Say(err(1, errno::UNKNOWN_STATEMENT, *b"HY000", text))
+            }
+            com::STMT_CLOSE | com::STMT_SEND_LONG_DATA if !known(argument) => Step::Say(Vec::new()),
+            _ => return None,
+        })
+    }
+
+    /// Statements that are not for a server.
+    fn answer_query(&self) -> Option<Step> {
+        let verdict = self.verdict.as_ref()?;
+        if verdict.asks.diagnostics && self.has_forgotten {
+            let text =
+                "portside: warnings and errors of the last statement are not known any more: the \
+                        connection was given back after a second (docs/pooling.md)";
+            return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
+        }
+        if (verdict.asks.row_count && self.last.is_none())
+            || (verdict.asks.found_rows && !self.knows_found_rows)
+        {
+            let text = "portside: FOUND_ROWS() and ROW_COUNT() are not known before the session's                         own first result (docs/pooling.md)";
+            return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
+        }
+        Some(match &verdict.kind {
+            Kind::ConnectionId(name) => {
+                let deprecate = self.class.capabilities & capability::DEPRECATE_EOF != 0;
+                let id = self.thread_id.into();
+                Step::Say(offer::one_number(name, id, self.status, deprecate))
+            }
+            Kind::Kill { id, query } => Step::Kill {
+                id: *id,
+                query: *query,
+            },
+            Kind::KillOther => {
+                let text =
+                    "portside: only KILL [CONNECTION | QUERY] id works through a pool, with an id \
+                            that Portside gave";
+                Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text))
+            }
+            _ => return None,
+        })
+    }
+
+    /// `COM_RESET_CONNECTION`: here, unless the server would change the character set by it.
+    fn reset(&mut self, conn: Option<&Conn>) -> Option<Step> {
+        let Some(conn) = conn else {
+            return Some(Step::Attach);
+        };
+        if !conn.keeps_charset() {
+            return None;
+        }
+        self.commands += 1;
+        self.forget();
+        Some(Step::Say(offer::ok(1, self.status)))
+    }
+
+    fn begin(&mut self, command: u8, argument: &[u8], conn: &mut Conn, shape: Shape) {
+        let Some(verdict) = self.verdict.as_ref() else {
+            return;
+        };
+        if !verdict.asks.diagnostics {
+            self.pins.remove(Pin::Warnings);
+        }
+        self.pins.remove(Pin::RowCount);
+        self.pins.remove(Pin::FoundRows);
+        self.pins = self.pins.and(verdict.pins);
+        if verdict.kind == Kind::Set {
+            self.set = Some(argument.into());
+        }
+        if command == com::STMT_CLOSE {
+            let id = argument.first_chunk().map(|id| u32::from_le_bytes(*id));
+            self.statements.retain(|known| Some(*known) != id);
+            if self.statements.is_empty() {
+                self.pins.remove(Pin::Statements);
+            }
+        }
+        if command == com::RESET_CONNECTION {
+            self.forget();
+            self.pins.add(Pin::Command);
+        }
+        if !conn.is_readable() {
+            self.pins.add(Pin::Unreadable);
+        }
+        self.command = command;
+        self.commands += 1;
+        conn.begin(shape);
+        if shape == Shape::Nothing {
+            self.verdict = None;
+        } else {
+            self.phase = Phase::Reply;
+        }
+    }
+
+    fn upload(&mut self, input: &[u8], left: usize, continues: bool) -> (usize, Step) {
+        if left > 0 {
+            let taken = left.min(input.len());
+            self.phase = Phase::Upload {
+                left: left - taken,
+                continues,
+            };
+            let step = if taken > 0 { Step::Forward } else { Step::More };
+            return (taken, step);
+        }
+        if !continues {
+            self.phase = Phase::Reply;
+            return (0, Step::Await);
+        }
+        if input.len() < HEADER_LEN {
+            return (0, Step::More);
+        }
+        let length = length(input);
+        let taken = input.len().min(HEADER_LEN + length);
+        self.phase = Phase::Upload {
+            left: HEADER_LEN + length - taken,
+            continues: length == MAX_PAYLOAD as usize,
+        };
+        (taken, Step::Forward)
+    }
+
+    /// The reply is over. `id` names the connection.
+    pub fn replied(&mut self, outcome: &Outcome, conn: &mut Conn, id: u64) {
+        let verdict = self.verdict.take().unwrap_or_default();
+        let set = self.set.take();
+        self.phase = Phase::Command;
+        let good = outcome.error.is_none();
+        match (verdict.kind, set) {
+            (Kind::Use(name), _) if good => {
+                conn.set_schema(&name);
+                self.schema = Some(name);
+            }
+            (Kind::Set, Some(statement)) => {
+                if good && self.settings.add(&statement) {
+                    conn.add_setting(&statement);
+                } else {
+                    // Of several assignments some may have taken effect.
+                    self.pins.add(Pin::Setting);
+                }
+            }
+            _ => {}
+        }
+        if let Some(statement) = outcome.statement.filter(|_| good) {
+            if self.statements.len() < STATEMENTS_MAX {
+                self.statements.push(statement);
+            } else {
+                self.pins.add(Pin::Statement);
+            }
+            self.pins.add(Pin::Statements);
+        }
+        if outcome.insert_id > 0 || verdict.asks.insert_id {
+            self.pins.add(Pin::InsertId);
+        }
+        if outcome.warnings > 0 || !good {
+            self.pins.add(Pin::Warnings);
+        }
+        if outcome.affected > 0 {
+            self.pins.add(Pin::RowCount);
+        }
+        self.has_forgotten = false;
+        self.knows_found_rows |= good && outcome.has_rows;
+        self.follow(conn.status());
+        self.last = Some((id, conn.uses()));
+    }
+
+    /// Pins that the server's status flags tell of.
+    fn follow(&mut self, flags: u16) {
+        self.status = flags & !status::MORE_RESULTS_EXISTS;
+        for (pin, holds) in [
+            (Pin::Transaction, flags & status::IN_TRANS != 0),
+            (Pin::Autocommit, flags & status::AUTOCOMMIT == 0),
+        ] {
+            if holds {
+                self.pins.add(pin);
+            } else {
+                self.pins.remove(pin);
+            }
+        }
+    }
+
+    /// The connection is given back: whether this session leaves traces on it.
+    pub fn take_traces(&mut self) -> bool {
+        std::mem::take(&mut self.trace) || self.pins.leave_a_trace()
+    }
+
+    /// No connection could be had, or a step to prepare it failed: what the client is told. True: the session
+    /// is over.
+    pub fn not_attached(&mut self, number: u16, state: [u8; 5], text: &str) -> (Vec<u8>, bool) {
+        self.verdict = None;
+        match self.pending.as_ref() {
+            Some(pending) => (err(pending.sequence, number, state, text), true),
+            None => (err(1, number, state, text), false),
+        }
+    }
+
+    /// How long the command at hand is, so that it can be dropped after [`Self::not_attached`]. None: longer
+    /// than what has come of it.
+    pub fn drop_command(input: &[u8]) -> Option<usize> {
+        match packet(input) {
+            Packet::Whole { payload, .. } if payload.len() < MAX_PAYLOAD as usize => {
+                Some(HEADER_LEN + payload.len())
+            }
+            _ => None,
+        }
+    }
+
+    /// The answer to [`Step::Kill`].
+    pub fn killed(&self, id: u64, found: bool) -> Vec<u8> {
+        if found {
+            return offer::ok(1, self.status);
+        }
+        let text = format!("portside: unknown thread id: {id} (ids are those that Portside gave)");
+        err(1, errno::NO_SUCH_THREAD, *b"HY000", &text)
+    }
+
+    /// What a client is told when its connection to the server broke in the middle of a command.
+    pub fn lost(&self, text: &str) -> Vec<u8> {
+        let what = if self.pins.has(Pin::Transaction) {
+            "; the transaction is lost"
+        } else if self.pins.is_empty() {
+            ""
+        } else {
+            "; the session's state is lost"
+        };
+        err(
+            1,
+            errno::SHUTDOWN,
+            *b"08S01",
+            &format!("portside: {text}{what}"),
+        )
+    }
+
+    fn malformed(&self, what: &str, sequence: u8) -> Step {
+        let text = format!("portside: malformed packet: {what}");
+        let number = if self.is_logged_in() {
+            errno::MALFORMED
+        } else {
+            errno::BAD_HANDSHAKE
+        };
+        let cause = Cause::ProtocolError;
+        Step::End(cause, err(sequence, number, *b"08S01", &text))
+    }
+}
+
+fn unknown(command: u8) -> Vec<u8> {
+    let text = format!("portside: command {command} is not known in pool mode");
+    err(1, errno::UNKNOWN_COMMAND, *b"08S01", &text)
+}
+
+/// What is known about a command before it runs.
+fn read(command: u8, argument: &[u8]) -> Verdict {
+    match command {
+        com::QUERY => sql::classify(argument),
+        com::STMT_PREPARE => {
+            let mut verdict = sql::classify(argument);
+            if std::mem::take(&mut verdict.kind) != Kind::Plain {
+                verdict.pins.add(Pin::Statement);
+            }
+            verdict
+        }
+        com::INIT_DB => Verdict {
+            kind: Kind::Use(argument.into()),
+            ..Verdict::default()
+        },
+        com::SET_OPTION => Verdict::pinned(Pin::Command),
+        _ => Verdict::default(),
+    }
+}
+
+enum Packet<'a> {
+    Whole {
+        sequence: u8,
+        payload: &'a [u8],
+    },
+    /// Payload length as far as it is known.
+    Incomplete(usize),
+}
+
+fn length(input: &[u8]) -> usize {
+    match input {
+        [a, b, c, ..] => u32::from_le_bytes([*a, *b, *c, 0]) as usize,
+        _ => 0,
+    }
+}
+
+fn packet(input: &[u8]) -> Packet<'_> {
+    let length = length(input);
+    match (input.get(3), input.get(HEADER_LEN..HEADER_LEN + length)) {
+        (Some(&sequence), Some(payload)) => Packet::Whole { sequence, payload },
+        _ => Packet::Incomplete(length),
+    }
+}

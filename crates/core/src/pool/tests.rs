@@ -1,0 +1,387 @@
+use std::sync::Arc;
+
+use portside_proto::command::{capability, com, status};
+use portside_proto::handshake::offer::{command, ok, Plugin};
+use portside_proto::handshake::server::greeting_packet;
+use portside_proto::handshake::{ClientLogin, Step as LoginStep};
+use portside_proto::reply::Outcome;
+use portside_proto::single::err;
+
+use super::*;
+use crate::reason::{Cause, Pin};
+
+const SALT: [u8; 20] = *b"abcdefghijklmnopqrst";
+
+fn server(plugin: &str) -> Arc<Server> {
+    Arc::new(Server {
+        version: "9.9.9-test".to_owned(),
+        is_mariadb: false,
+        capabilities: u32::MAX,
+        collation: 45,
+        plugin: plugin.to_owned(),
+    })
+}
+
+fn user() -> Arc<User> {
+    Arc::new(User {
+        name: "app".to_owned(),
+        password: "secret".to_owned(),
+        schema: None,
+        server_user: "app".to_owned(),
+        server_password: "secret".to_owned(),
+    })
+}
+
+fn step(session: &mut Session, input: &[u8], conn: Option<&mut Conn>) -> (usize, Step) {
+    let find = |name: &[u8]| (name == b"app").then(user);
+    let context = Context {
+        client: &"10.0.0.1",
+        find: &find,
+        is_limited: false,
+        salt: &|| SALT,
+    };
+    session.step(input, conn, &context)
+}
+
+/// What a client with this password answers to the greeting.
+fn answer(greeting: &[u8], name: &str, password: &str, schema: Option<&str>) -> Vec<u8> {
+    let mut login = ClientLogin::new(name, password, schema);
+    match login.feed(&mut &greeting[..]) {
+        Ok(Some(LoginStep::Send(bytes))) => bytes,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn logged_in() -> Session {
+    let (mut session, greeting) = Session::new(7, SALT, &[server(Plugin::Native.name())]).unwrap();
+    let login = answer(&greeting, "app", "secret", None);
+    assert_eq!(step(&mut session, &login, None), (login.len(), Step::Admit));
+    assert_eq!(session.admitted(), ok(2, status::AUTOCOMMIT));
+    assert!(session.is_logged_in());
+    session
+}
+
+fn row(values: &[&str]) -> Vec<u8> {
+    let mut bytes = vec![1, 0, 0, 1, values.len() as u8];
+    for n in 0..values.len() {
+        bytes.extend([4, 0, 0, 2 + n as u8, 3, b'd', b'e', b'f']);
+    }
+    bytes.extend([5, 0, 0, 90, 0xfe, 0, 0, 2, 0]);
+    let payload: Vec<u8> = values
+        .iter()
+        .flat_map(|v| std::iter::once(v.len() as u8).chain(v.bytes()))
+        .collect();
+    bytes.extend([payload.len() as u8, 0, 0, 91]);
+    bytes.extend(payload);
+    bytes.extend([5, 0, 0, 92, 0xfe, 0, 0, 2, 0]);
+    bytes
+}
+
+const LOOK: [&str; 8] = [
+    "utf8mb4",
+    "utf8mb4",
+    "utf8mb4_general_ci",
+    "28800",
+    "",
+    "latin1",
+    "latin1_swedish_ci",
+    "latin1",
+];
+
+/// A connection that has logged in to a server whose first look gives this.
+fn ready(look: &[&str]) -> Conn {
+    let class = Class {
+        capabilities: 0,
+        collation: 45,
+    };
+    let mut conn = Conn::new("app", "secret", class, [0; 20]);
+    let greeting = greeting_packet(99, "9.9.9-test", &SALT);
+    assert!(matches!(conn.feed(&mut &greeting[..]), Event::Send(_)));
+    assert!(matches!(conn.feed(&mut &ok(2, 2)[..]), Event::Send(_)));
+    assert_eq!(conn.feed(&mut &row(look)[..]), Event::Ready);
+    conn
+}
+
+/// Runs a query that the server answers with an OK of these flags.
+fn query(session: &mut Session, conn: &mut Conn, text: &str, flags: u16) {
+    let bytes = command(com::QUERY, text.as_bytes());
+    let (taken, what) = step(session, &bytes, Some(conn));
+    assert_eq!((taken, what), (bytes.len(), Step::Forward), "{text}");
+    let outcome = conn.relay(&mut &ok(1, flags)[..]).unwrap().unwrap();
+    session.replied(&outcome, conn, 1);
+}
+
+#[test]
+fn both_methods_let_the_right_password_in_and_no_other() {
+    for plugin in [Plugin::Native, Plugin::Sha2] {
+        for (name, password, is_right) in [
+            ("app", "secret", true),
+            ("app", "wrong", false),
+            ("nobody", "secret", false),
+            ("nobody", "?", false),
+            ("app", "", false),
+        ] {
+            let (mut session, greeting) = Session::new(7, SALT, &[server(plugin.name())]).unwrap();
+            let login = answer(&greeting, name, password, None);
+            let (_, what) = step(&mut session, &login, None);
+            assert_eq!(session.awaits_admission(), is_right, "{name} {password}");
+            if !is_right {
+                let Step::Denied(bytes) = what else {
+                    panic!("{what:?}");
+                };
+                let using = if password.is_empty() { "NO" } else { "YES" };
+                let text =
+                    format!("Access denied for user '{name}'@'10.0.0.1' (using password: {using})");
+                assert_eq!(bytes, err(2, 1045, *b"28000", &text));
+            }
+        }
+    }
+}
+
+#[test]
+fn nobody_is_greeted_before_a_server_is_known() {
+    assert!(Session::new(7, SALT, &[]).is_none());
+}
+
+#[test]
+fn the_greeting_offers_what_all_servers_have() {
+    let few = Server {
+        capabilities: !capability::DEPRECATE_EOF,
+        ..(*server("")).clone()
+    };
+    let (_, greeting) = Session::new(7, SALT, &[server(""), Arc::new(few)]).unwrap();
+    let mut login = ClientLogin::new("a", "b", None);
+    login.feed(&mut &greeting[..]).unwrap();
+    let offered = login.greeting().unwrap().capabilities;
+    assert_eq!(offered & capability::DEPRECATE_EOF, 0);
+    assert_ne!(offered & capability::SESSION_TRACK, 0);
+    for never in [
+        capability::SSL,
+        capability::COMPRESS,
+        capability::LOCAL_FILES,
+    ] {
+        assert_eq!(offered & never, 0);
+    }
+}
+
+#[test]
+fn a_schema_is_confirmed_by_a_server_before_the_login_is_answered() {
+    let (mut session, greeting) = Session::new(7, SALT, &[server("")]).unwrap();
+    let login = answer(&greeting, "app", "secret", Some("shop"));
+    assert_eq!(step(&mut session, &login, None).1, Step::Admit);
+    assert_eq!(session.admitted(), []);
+    assert_eq!(step(&mut session, &[], None), (0, Step::Attach));
+    assert_eq!(session.want().schema, Some(&b"shop"[..]));
+    let mut conn = ready(&LOOK);
+    assert_eq!(
+        conn.prepare(&session.want()),
+        command(com::INIT_DB, b"shop")
+    );
+    let unknown = err(1, 1049, *b"42000", "Unknown database 'shop'");
+    let Event::Failed(Failure::Step(error)) = conn.feed(&mut &unknown[..]) else {
+        panic!();
+    };
+    assert!(conn.is_ready() && !conn.has_traces());
+    let (bytes, is_over) = session.not_attached(error.errno, error.state, &error.message);
+    assert_eq!(bytes, err(2, 1049, *b"42000", "Unknown database 'shop'"));
+    assert!(is_over);
+}
+
+#[test]
+fn a_plain_query_shares_and_a_transaction_keeps_its_connection() {
+    let (mut session, mut conn) = (logged_in(), ready(&LOOK));
+    let ping = command(com::PING, &[]);
+    assert_eq!(step(&mut session, &ping, None), (5, Step::Say(ok(1, 2))));
+    let bytes = command(com::QUERY, b"SELECT 1");
+    assert_eq!(step(&mut session, &bytes, None), (0, Step::Attach));
+    query(&mut session, &mut conn, "SELECT 1", 2);
+    assert!(!session.is_pinned());
+    query(&mut session, &mut conn, "BEGIN", 3);
+    assert_eq!(session.pin(), Some(Pin::Transaction));
+    query(&mut session, &mut conn, "COMMIT", 2);
+    assert!(!session.is_pinned() && !session.take_traces());
+    query(&mut session, &mut conn, "SET autocommit = 0", 0);
+    assert_eq!(session.pin(), Some(Pin::Autocommit));
+    assert!(session.take_traces());
+    assert_eq!(
+        step(&mut session, &command(com::QUIT, &[]), None).1,
+        Step::End(Cause::Quit, vec![])
+    );
+}
+
+#[test]
+fn settings_follow_the_session_to_other_connections() {
+    let (mut session, mut first, mut other) = (logged_in(), ready(&LOOK), ready(&LOOK));
+    query(&mut session, &mut first, "SET NAMES utf8mb4", 2);
+    query(&mut session, &mut first, "USE shop", 2);
+    assert_eq!(first.prepare(&session.want()), []);
+    let bytes = other.prepare(&session.want());
+    let want = [
+        command(com::QUERY, b"SET NAMES utf8mb4"),
+        command(com::INIT_DB, b"shop"),
+    ]
+    .concat();
+    assert_eq!(bytes, want);
+    let replies = [ok(1, 2), ok(1, 2)].concat();
+    let mut rest = &replies[..];
+    assert_eq!(other.feed(&mut rest), Event::Ready);
+    assert_eq!(other.prepare(&session.want()), []);
+    // A session without settings gets it back to the starting state first.
+    let fresh = logged_in();
+    assert!(other.has_wrong_schema(&fresh.want()));
+    let bytes = other.prepare(&fresh.want());
+    assert!(bytes.starts_with(&command(com::RESET_CONNECTION, &[])));
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(
+        text.contains("@@character_set_client='utf8mb4'") && text.contains("@@wait_timeout=28800")
+    );
+}
+
+#[test]
+fn a_setting_that_failed_pins_since_half_of_it_may_hold() {
+    let (mut session, mut conn) = (logged_in(), ready(&LOOK));
+    let bytes = command(com::QUERY, b"SET sql_mode='', no_such=1");
+    step(&mut session, &bytes, Some(&mut conn));
+    let error = err(1, 1193, *b"HY000", "Unknown system variable");
+    let outcome = conn.relay(&mut &error[..]).unwrap().unwrap();
+    session.replied(&outcome, &mut conn, 1);
+    assert_eq!(session.pin(), Some(Pin::Warnings));
+    session.let_go();
+    // Only the wait for SHOW WARNINGS may be given up, and it is not the only reason.
+    let (mut session, mut conn) = (logged_in(), ready(&LOOK));
+    step(&mut session, &bytes, Some(&mut conn));
+    let outcome = Outcome {
+        error: Some(1193),
+        ..Outcome::default()
+    };
+    conn.relay(&mut &error[..]).unwrap();
+    session.replied(&outcome, &mut conn, 1);
+    assert!(!session.only_waits() && session.take_traces());
+}
+
+#[test]
+fn warnings_are_kept_for_the_next_statement_and_not_for_ever() {
+    let (mut session, mut conn) = (logged_in(), ready(&LOOK));
+    let show = command(com::QUERY, b"SHOW WARNINGS");
+    step(&mut session, &show, None);
+    assert!(session.want().no_diagnostics);
+    session.not_attached(1040, *b"08004", "no");
+    query(&mut session, &mut conn, "SELECT 1", 2);
+    let outcome = Outcome {
+        warnings: 1,
+        status: Some(2),
+        ..Outcome::default()
+    };
+    session.replied(&outcome, &mut conn, 1);
+    assert!(session.only_waits());
+    session.let_go();
+    assert!(!session.is_pinned());
+    let (_, what) = step(&mut session, &show, Some(&mut conn));
+    assert!(
+        matches!(what, Step::Say(bytes) if String::from_utf8_lossy(&bytes).contains("not known any more"))
+    );
+}
+
+#[test]
+fn text_that_cannot_be_read_pins_from_the_first_statement() {
+    let mut look = LOOK;
+    look[4] = "NO_BACKSLASH_ESCAPES";
+    let (mut session, mut conn) = (logged_in(), ready(&look));
+    query(&mut session, &mut conn, "SELECT 1", 2);
+    assert_eq!(session.pin(), Some(Pin::Unreadable));
+}
+
+#[test]
+fn commands_that_are_not_for_a_pool_get_an_err() {
+    let mut session = logged_in();
+    for (number, errno) in [
+        (com::BINLOG_DUMP, 1235_u16),
+        (com::BINLOG_DUMP_GTID, 1235),
+        (com::REGISTER_SLAVE, 1235),
+        (com::STMT_EXECUTE, 1243),
+        (com::STMT_FETCH, 1243),
+        (0x07, 1047),
+        (0xff, 1047),
+    ] {
+        let bytes = command(number, &[1, 0, 0, 0, 0]);
+        let (taken, what) = step(&mut session, &bytes, None);
+        let Step::Say(reply) = what else {
+            panic!("{number}: {what:?}");
+        };
+        assert_eq!(
+            (taken, reply[4], &reply[5..7]),
+            (bytes.len(), 0xff, &errno.to_le_bytes()[..])
+        );
+    }
+    let kill = command(com::QUERY, b"KILL QUERY 5");
+    assert_eq!(
+        step(&mut session, &kill, None).1,
+        Step::Kill { id: 5, query: true }
+    );
+}
+
+#[test]
+fn malformed_packets_end_the_session_with_a_reason() {
+    let fresh = || Session::new(7, SALT, &[server("")]).unwrap().0;
+    for bytes in [&[5, 0, 0, 1, 0, 0, 0, 0, 0][..], &[0xff, 0xff, 0xff, 1, 0]] {
+        let (_, what) = step(&mut fresh(), bytes, None);
+        assert!(matches!(what, Step::End(Cause::ProtocolError, text) if !text.is_empty()));
+    }
+    for bytes in [&[0, 0, 0, 0][..], &[1, 0, 0, 9, com::PING]] {
+        let (_, what) = step(&mut logged_in(), bytes, None);
+        assert!(matches!(what, Step::End(Cause::ProtocolError, text) if !text.is_empty()));
+    }
+    assert_eq!(step(&mut logged_in(), &[5, 0, 0], None), (0, Step::More));
+}
+
+#[test]
+fn a_long_command_is_passed_on_in_pieces_and_pins() {
+    let (mut session, mut conn) = (logged_in(), ready(&LOOK));
+    let mut bytes = vec![0xff, 0xff, 0xff, 0, com::QUERY];
+    bytes.resize(1000, b'x');
+    assert_eq!(step(&mut session, &bytes, None), (0, Step::Attach));
+    assert_eq!(
+        step(&mut session, &bytes, Some(&mut conn)),
+        (1000, Step::Forward)
+    );
+    let rest = vec![b'x'; 0xff_ffff + 4 - 1000];
+    assert_eq!(
+        step(&mut session, &rest, Some(&mut conn)),
+        (rest.len(), Step::Forward)
+    );
+    // The packet that ends it, empty here.
+    assert_eq!(
+        step(&mut session, &[0, 0], Some(&mut conn)),
+        (0, Step::More)
+    );
+    assert_eq!(
+        step(&mut session, &[0, 0, 0, 1], Some(&mut conn)),
+        (4, Step::Forward)
+    );
+    assert_eq!(step(&mut session, &[], Some(&mut conn)), (0, Step::Await));
+    assert_eq!(session.pin(), Some(Pin::Long));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_client_makes_it_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+        step(&mut Session::new(7, SALT, &[server("")]).unwrap().0, &bytes, None);
+        let mut session = logged_in();
+        step(&mut session, &bytes, None);
+        let mut conn = ready(&LOOK);
+        step(&mut session, &bytes, Some(&mut conn));
+    }
+
+    #[test]
+    fn no_server_makes_it_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+        let class = Class { capabilities: u32::MAX, collation: 8 };
+        let mut conn = Conn::new("a", "b", class, [0; 20]);
+        let mut rest = &bytes[..];
+        for _ in 0..20 {
+            conn.feed(&mut rest);
+        }
+        let mut conn = ready(&LOOK);
+        conn.clean();
+        conn.feed(&mut &bytes[..]);
+    }
+}

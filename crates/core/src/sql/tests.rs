@@ -1,0 +1,185 @@
+use super::*;
+
+/// Statement, its pins.
+const PINS: &[(&str, &[Pin])] = &[
+    ("SELECT 1", &[]),
+    (
+        "  (select count(*) from t where a in (1, 2)) union (select 1)",
+        &[],
+    ),
+    (
+        "SELECT 'it''s @x; GET_LOCK(1)', \"@y\" FROM `a@b` -- @z",
+        &[],
+    ),
+    ("SELECT '\\'@x'", &[]),
+    ("SELECT @x", &[Pin::UserVariable]),
+    ("SELECT 1 INTO @x", &[Pin::UserVariable]),
+    ("SELECT @@version, @@session.sql_mode", &[]),
+    ("INSERT INTO t (a, b) VALUES (now(), concat('a', 'b'))", &[]),
+    (
+        "INSERT INTO shop.t (a) VALUES (1) ON DUPLICATE KEY UPDATE a = VALUES(a)",
+        &[],
+    ),
+    ("INSERT INTO `shop`.`t` (a) VALUES (1)", &[]),
+    ("INSERT t (a) SELECT f(1)", &[Pin::Function]),
+    ("INSERT IGNORE INTO t(a) VALUES (1)", &[]),
+    ("REPLACE INTO t (a) VALUES (1)", &[]),
+    ("SELECT shop.f (1)", &[Pin::Function]),
+    ("SELECT `f`(1)", &[Pin::Function]),
+    ("SELECT shop.count(1)", &[Pin::Function]),
+    ("SELECT my_function(1)", &[Pin::Function]),
+    ("SELECT a FROM t JOIN u USING (id) WHERE x LIKE ('%')", &[]),
+    ("SELECT GET_LOCK('a', 1)", &[Pin::Lock, Pin::Function]),
+    ("SELECT NEXTVAL(s)", &[Pin::Function]),
+    ("SELECT SQL_CALC_FOUND_ROWS * FROM t", &[Pin::FoundRows]),
+    ("CREATE TEMPORARY TABLE t (a INT)", &[Pin::TemporaryTable]),
+    (
+        "CREATE OR REPLACE TEMPORARY TABLE t (a INT)",
+        &[Pin::TemporaryTable],
+    ),
+    ("CREATE TABLE t (a VARCHAR(10), KEY my_key (a))", &[]),
+    ("CREATE OR REPLACE VIEW v AS SELECT 1", &[]),
+    ("CREATE PROCEDURE p() SELECT 1", &[Pin::Statement]),
+    (
+        "CREATE FUNCTION f() RETURNS INT RETURN 1",
+        &[Pin::Statement],
+    ),
+    ("DROP TABLE IF EXISTS t", &[]),
+    ("DROP TEMPORARY TABLE t", &[Pin::TemporaryTable]),
+    ("DROP DATABASE shop", &[Pin::Statement]),
+    ("ALTER TABLE t ADD COLUMN b INT", &[]),
+    ("LOCK TABLES t READ", &[Pin::Lock]),
+    ("FLUSH TABLES WITH READ LOCK", &[Pin::Lock]),
+    ("HANDLER t OPEN", &[Pin::Statement]),
+    ("XA START 'a'", &[Pin::Statement]),
+    ("CALL p()", &[Pin::Call]),
+    ("PREPARE s FROM 'SELECT 1'", &[Pin::TextPrepare]),
+    ("BEGIN", &[]),
+    ("BEGIN WORK;", &[]),
+    ("BEGIN NOT ATOMIC SELECT 1; END", &[Pin::Statement]),
+    ("START TRANSACTION READ ONLY", &[]),
+    ("START SLAVE", &[Pin::Statement]),
+    ("SAVEPOINT a", &[]),
+    ("SELECT 1; SELECT 2", &[]),
+    ("SELECT 1; SET sql_mode = ''", &[Pin::Setting]),
+    ("SELECT 1; LOCK TABLES t READ", &[Pin::Lock]),
+    ("/*!40101 SET NAMES utf8 */", &[]),
+    ("/*! LOCK TABLES t READ */", &[Pin::Lock]),
+    ("SELECT 1 /*!40000 , @x */", &[Pin::UserVariable]),
+    ("SELECT 1 /* @x */", &[]),
+    ("SELECT 1--@x", &[Pin::UserVariable]),
+    ("SET @x = 1", &[Pin::Setting, Pin::UserVariable]),
+    ("SET GLOBAL max_connections = 5", &[Pin::Setting]),
+    ("SET @@global.max_connections = 5", &[Pin::Setting]),
+    (
+        "SET sql_mode = CONCAT(@@sql_mode, ',ANSI')",
+        &[Pin::Setting],
+    ),
+    ("SET sql_mode = 'ANSI_QUOTES'", &[Pin::Unreadable]),
+    ("SET sql_mode = 'NO_BACKSLASH_ESCAPES'", &[Pin::Unreadable]),
+    ("SET NAMES gbk", &[Pin::Unreadable]),
+    (
+        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
+        &[Pin::Setting],
+    ),
+    (
+        "SET @@transaction_isolation = 'READ-COMMITTED'",
+        &[Pin::Setting],
+    ),
+    ("SET PASSWORD = 'x'", &[Pin::Setting]),
+    ("SET ROLE admin", &[Pin::Setting]),
+    ("SET CHARACTER SET utf8", &[Pin::Setting]),
+    (
+        "SET STATEMENT max_statement_time=1 FOR SELECT 1",
+        &[Pin::Setting],
+    ),
+    ("SET insert_id = 5", &[Pin::Setting]),
+    ("SET timestamp = 5", &[Pin::Setting]),
+    ("SET autocommit = 0", &[]),
+    ("SET collation_connection = 33", &[Pin::Setting]),
+    ("GRANT ALL ON *.* TO a", &[Pin::Statement]),
+    ("", &[]),
+    (";", &[]),
+    ("'", &[Pin::Statement]),
+];
+
+#[test]
+fn statements_pin_as_the_table_says() {
+    for (text, pins) in PINS {
+        let mut want = Pins::NONE;
+        for pin in *pins {
+            want.add(*pin);
+        }
+        assert_eq!(classify(text.as_bytes()).pins, want, "{text}");
+    }
+}
+
+#[test]
+fn settings_that_can_be_replayed() {
+    for text in [
+        "SET NAMES utf8mb4",
+        "SET NAMES 'utf8mb4' COLLATE 'utf8mb4_unicode_ci'",
+        "SET SESSION sql_mode = 'STRICT_TRANS_TABLES', time_zone = '+00:00';",
+        "SET @@session.wait_timeout = 28800, @@local.sql_mode=''",
+        "SET foreign_key_checks=0",
+        "SET lock_wait_timeout := 5",
+        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+        "SET autocommit=1, sql_mode=TRADITIONAL",
+    ] {
+        assert_eq!(classify(text.as_bytes()).kind, Kind::Set, "{text}");
+    }
+}
+
+#[test]
+fn statements_that_ask_for_the_one_before() {
+    let asks = |text: &str| classify(text.as_bytes()).asks;
+    assert!(asks("SHOW WARNINGS").diagnostics);
+    assert!(asks("show count(*) errors").diagnostics);
+    assert!(asks("SELECT @@warning_count").diagnostics);
+    assert!(asks("SELECT LAST_INSERT_ID()").insert_id);
+    assert!(asks("SELECT @@session.identity").insert_id);
+    assert!(asks("SELECT FOUND_ROWS()").found_rows);
+    assert!(asks("SELECT row_count()").row_count);
+    assert_eq!(asks("SHOW TABLES"), Asks::default());
+}
+
+#[test]
+fn statements_that_portside_answers_or_follows() {
+    let kind = |text: &str| classify(text.as_bytes()).kind;
+    assert_eq!(kind("USE `shop`;"), Kind::Use((*b"shop").into()));
+    assert_eq!(kind("use shop"), Kind::Use((*b"shop").into()));
+    let kill = |id, query| Kind::Kill { id, query };
+    assert_eq!(kind("KILL 7"), kill(7, false));
+    assert_eq!(kind("kill query 7;"), kill(7, true));
+    assert_eq!(kind("KILL CONNECTION 7"), kill(7, false));
+    assert_eq!(kind("KILL HARD 7"), Kind::KillOther);
+    assert_eq!(kind("KILL 7 + 1"), Kind::KillOther);
+    let name = Kind::ConnectionId((*b"connection_id( )").into());
+    assert_eq!(kind("SELECT connection_id( )"), name);
+    assert_eq!(kind("SELECT connection_id() + 1"), Kind::Plain);
+}
+
+#[test]
+fn what_leaves_a_trace() {
+    assert!(!Pins::of(Pin::Warnings).leave_a_trace());
+    assert!(Pins::of(Pin::InsertId).leave_a_trace());
+    assert!(Pins::of(Pin::Lock).leave_a_trace());
+    assert!(Pins::of(Pin::Transaction).leave_a_trace());
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "[\\PC\\x00-\\xff]{0,80}") {
+        classify(text.as_bytes());
+    }
+
+    #[test]
+    fn pieces_of_sql_make_it_pin_or_share_but_never_panic(
+        parts in proptest::collection::vec(
+            proptest::sample::select(vec![
+                "SELECT", "'", "\"", "`", "\\", "/*!", "*/", "--", "@", "@@", "(", ")", ";", "SET", "a", ".", " ", "1",
+            ]), 0..20)
+    ) {
+        classify(parts.concat().as_bytes());
+    }
+}

@@ -1,0 +1,331 @@
+//! Pool mode's I/O: clients of pool services and the server connections that they share.
+//!
+//! `portside_core::pool` decides; here are sockets, slots, queues and timers. A client is a `Session` with a
+//! [`Pooled`] part: `client.rs` drives it. A server connection is a [`Back`] (`back.rs`); while a client uses it
+//! its box lies in the client's `Pooled`, and its place in the worker's slab says whose it is. `lending.rs`
+//! brings the two together and apart.
+
+mod back;
+mod client;
+mod kill;
+mod lending;
+mod tick;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwapOption;
+use ipnet::IpNet;
+use mio::Token;
+use portside_core::pool::{Conn, FailedLogins, Server as Known, Session as Front, User};
+use portside_core::reason::Pin;
+use portside_core::relay::Rules;
+use slab::Slab;
+
+use crate::plan::{Server, ServiceState};
+use crate::ports::Held;
+use crate::snapshot::UserSpec;
+use crate::socket::Socket;
+
+/// Tokens of server connections have the highest bit; generations of sessions end below it.
+const POOL_BIT: u64 = 1 << 63;
+
+/// Whether a token is that of a server connection.
+pub(crate) fn is_pool(token: Token) -> bool {
+    token.0 as u64 & POOL_BIT != 0
+}
+
+fn pool_token(index: usize, generation: u32) -> Token {
+    Token((POOL_BIT | u64::from(generation) << 33 | (index as u64) << 1) as usize)
+}
+
+fn unpack_pool(token: Token) -> (usize, u32) {
+    let raw = token.0 as u64 & !POOL_BIT;
+    ((raw >> 1) as u32 as usize, (raw >> 33) as u32)
+}
+
+/// What all workers share of pool mode.
+#[derive(Debug, Default)]
+pub struct PoolShared {
+    next_id: AtomicU32,
+    /// Who carries the session of this id.
+    workers: Mutex<HashMap<u32, usize>>,
+    failed: Mutex<FailedLogins>,
+    has_failed: AtomicBool,
+}
+
+/// What a server keeps over reloads for pool mode.
+#[derive(Debug, Default)]
+pub struct ServerPool {
+    /// Connections open or being opened, in the whole process.
+    pub open: AtomicU32,
+    /// Of these, with a client.
+    pub busy: AtomicU32,
+    /// Opened ever.
+    pub opened: AtomicU64,
+    /// When the budget of `open_rate` is used up to (µs).
+    budget_us: AtomicU64,
+    /// What its last greeting said.
+    known: ArcSwapOption<Known>,
+}
+
+impl ServerPool {
+    /// Takes one of `rate` connections per second; at most one second's worth at once.
+    fn may_open(&self, rate: u32, now_ms: u64) -> bool {
+        let (now, step) = (now_ms * 1_000, 1_000_000 / u64::from(rate.max(1)));
+        let take = |at: u64| {
+            let at = at.max(now);
+            (at + step <= now + 1_000_000.max(step)).then_some(at + step)
+        };
+        self.budget_us.fetch_update(SeqCst, SeqCst, take).is_ok()
+    }
+}
+
+/// An account, with what the engine checks itself.
+#[derive(Debug, Clone)]
+pub struct Account {
+    user: Arc<User>,
+    from: Vec<IpNet>,
+    max: Option<u32>,
+    sessions: Arc<AtomicU32>,
+}
+
+impl Account {
+    /// The account of a snapshot; unchanged, it is the old one.
+    pub fn new(spec: &UserSpec, old: Option<&Self>) -> Self {
+        let user = User {
+            name: spec.name.clone(),
+            password: spec.password.clone(),
+            schema: spec.schema.clone(),
+            server_user: spec.server_user.clone(),
+            server_password: spec.server_password.clone(),
+        };
+        Self {
+            user: match old.filter(|old| *old.user == user) {
+                Some(old) => Arc::clone(&old.user),
+                None => Arc::new(user),
+            },
+            from: spec.from.clone(),
+            max: spec.max_connections,
+            sessions: old.map_or_else(Arc::default, |old| Arc::clone(&old.sessions)),
+        }
+    }
+
+    fn admits(&self, ip: Option<IpAddr>) -> bool {
+        self.from.is_empty() || ip.is_some_and(|ip| self.from.iter().any(|net| net.contains(&ip)))
+    }
+}
+
+/// One of a user's sessions; dropped, it is counted no more.
+#[derive(Debug)]
+struct UserSlot(Arc<AtomicU32>);
+
+impl Drop for UserSlot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// A client waits for a connection.
+#[derive(Debug)]
+struct Waiting {
+    state: Arc<ServiceState>,
+    since: u64,
+}
+
+/// What a session of a pool service has besides its client socket.
+#[derive(Debug, Default)]
+pub struct Pooled {
+    /// None until a server of the service is known to greet for.
+    front: Option<Front>,
+    /// The connection it uses.
+    back: Option<Box<Back>>,
+    /// Bytes of the client that belong to a command not complete yet.
+    pending: Vec<u8>,
+    waiting: Option<Waiting>,
+    /// A connection is being opened for it.
+    is_opening: bool,
+    /// Since when it waits for the command at hand, over several rounds.
+    waits_since: Option<u64>,
+    user_slot: Option<UserSlot>,
+    /// Failed attempts for the command at hand.
+    failures: u32,
+    /// Members tried for it, by position (the first 64).
+    tried: u64,
+    /// What went wrong last.
+    error: Option<String>,
+    /// Why it kept its connection after the last reply.
+    pin: Option<Pin>,
+    /// When its client's FIN was seen in the middle of a reply.
+    gone_at: Option<u64>,
+    /// The session goes the way of every closed client.
+    pub is_over: bool,
+}
+
+impl Pooled {
+    /// For `show sessions`; "" before the login.
+    pub fn user_name(&self) -> &str {
+        let user = self.front.as_ref().and_then(Front::user);
+        user.map_or("", |user| &user.name)
+    }
+
+    /// Commands so far.
+    pub fn commands(&self) -> u64 {
+        self.front.as_ref().map_or(0, Front::commands)
+    }
+
+    /// Why it keeps its connection.
+    pub fn pin_word(&self) -> Option<&'static str> {
+        let pin = self.front.as_ref().and_then(Front::pin);
+        pin.map(Pin::word)
+    }
+
+    /// For `show sessions`.
+    pub fn state_word(&self) -> &'static str {
+        match self.front.as_ref() {
+            None => "connecting",
+            Some(_) if self.waiting.is_some() => "queued",
+            Some(front) if !front.is_logged_in() => "login",
+            Some(front) if front.is_running() => "query",
+            Some(_) => "command",
+        }
+    }
+}
+
+/// A connection's places: in the server's `max_connections` and in the pool's `max`. Dropped, they are free.
+#[derive(Debug)]
+struct PoolSlot(Arc<Server>);
+
+impl Drop for PoolSlot {
+    fn drop(&mut self) {
+        self.0.state.pool.open.fetch_sub(1, SeqCst);
+        self.0.state.active.fetch_sub(1, SeqCst);
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Connecting,
+    /// Logging in, or being cleaned.
+    OnItsOwn,
+    Idle,
+    /// Kept from everybody until a KILL against it is answered.
+    Barred,
+    /// A client's.
+    Lent,
+    /// QUIT was sent at this time.
+    Quitting(u64),
+}
+
+/// A server connection.
+#[derive(Debug)]
+pub(crate) struct Back {
+    index: usize,
+    generation: u32,
+    /// Unique in the worker: tells whether a session's last connection is still the same.
+    id: u64,
+    state: State,
+    conn: Conn,
+    socket: Socket,
+    slot: Option<PoolSlot>,
+    held: Option<Held>,
+    /// Our address as chosen; none = the route's.
+    source_ip: Option<IpAddr>,
+    /// Our side, once known.
+    source: Option<SocketAddr>,
+    destination: usize,
+    rules: Rules,
+    /// The account that it logged in with.
+    user: Arc<User>,
+    /// It began with a PROXY header.
+    has_proxy: bool,
+    /// The client that this header named.
+    client: Option<SocketAddr>,
+    /// The session that asked for it.
+    wanted_by: Option<Token>,
+    /// Made only to learn what the server is.
+    is_scout: bool,
+    /// What it is to do for another connection before anything else.
+    errand: Option<Victim>,
+    /// The errand was said; what comes now is its answer.
+    has_run: bool,
+    /// KILLs under way against it: nobody gets it before they are answered.
+    kills: u32,
+    /// The breaker's half-open try.
+    is_probe: bool,
+    has_greeted: bool,
+    /// connect() met an old connection of this tuple.
+    reset_was_lost: bool,
+    /// A reply was under way at QUIT.
+    owes_reply: bool,
+    drained: u64,
+    opened_at: u64,
+    used_at: u64,
+    armed: Option<u64>,
+}
+
+impl Back {
+    fn server(&self) -> Option<&Arc<Server>> {
+        self.slot.as_ref().map(|slot| &slot.0)
+    }
+
+    fn token(&self) -> Token {
+        pool_token(self.index, self.generation)
+    }
+
+    /// No client uses it any more.
+    fn not_busy(&self) {
+        if let Some(server) = self.server() {
+            server.state.pool.busy.fetch_sub(1, SeqCst);
+        }
+    }
+}
+
+/// A connection whose query is to be killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Victim {
+    index: usize,
+    generation: u32,
+    thread_id: u32,
+    /// Its count of commands: a later one is spared.
+    uses: u64,
+    /// Not before.
+    at: u64,
+}
+
+/// A place in the slab.
+#[derive(Debug)]
+enum Place {
+    Here(Box<Back>),
+    /// With the session of this token.
+    Lent(Token),
+    /// In somebody's hands for a moment.
+    Taken,
+}
+
+/// A worker's own part of pool mode.
+#[derive(Debug, Default)]
+pub struct Pool {
+    backs: Slab<Place>,
+    /// Idle connections, the longest unused first.
+    shelf: Vec<usize>,
+    waiters: VecDeque<Token>,
+    /// Something may have become free: look at the waiters.
+    pub(crate) has_news: bool,
+    /// When the shelf is looked through again.
+    pub(crate) tick_at: Option<u64>,
+    serial: u64,
+    generations: u32,
+    /// Connections that came free.
+    released: u32,
+    /// For what servers send; made with the first pool service.
+    scratch: Box<[u8]>,
+    /// A buffer for clients' commands, lent to the one that is driven.
+    spare: Vec<u8>,
+    /// Scouts under way, by server name.
+    scouts: Vec<String>,
+    /// Queries to be killed.
+    victims: Vec<Victim>,
+}

@@ -1,0 +1,626 @@
+//! Server connections of the pool: opened through the same sources, ledgers and breakers as relayed ones, and
+//! closed by the same rules.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::Arc;
+
+use mio::event::Event as Io;
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
+use portside_core::breaker::{Decision, Event as Breaker};
+use portside_core::pool::{Class, Conn, Event, Failure, User};
+use portside_core::ports::Closed;
+use portside_core::reason::ServerClose;
+use portside_core::relay::ToServer;
+use portside_proto::{proxy_header, quit};
+
+use super::client::random;
+use super::{pool_token, unpack_pool, Back, Place, PoolSlot, State, Victim};
+use crate::attempt::{lift_bars, no_source_text, Failed, Opened, LOOK_MS, RESET_WAS_LOST};
+use crate::plan::{take_slot, Server, Service};
+use crate::ports;
+use crate::socket::Read;
+use crate::sys;
+use crate::worker::{Worker, TURN_BYTES};
+
+/// Of the connections that come free while own clients wait every so many may go to another worker's.
+const SHARE_EVERY: u32 = 16;
+
+/// How a connection shall be made.
+pub(super) struct Order<'a> {
+    pub user: &'a Arc<User>,
+    pub class: Class,
+    /// The client and its listener, where the server gets a PROXY header.
+    pub client: Option<(SocketAddr, SocketAddr)>,
+    pub wanted_by: Option<Token>,
+    pub errand: Option<Victim>,
+}
+
+/// Why no connection was begun.
+pub(super) enum NotNow {
+    /// No place in the pool or on the server, or no budget: wait.
+    Full,
+    /// The attempt failed; the text says how. With another address of the server to try it is not the server that failed.
+    Failed {
+        why: Failed,
+        text: String,
+        has_other: bool,
+    },
+}
+
+impl Worker {
+    /// Begins a connection to a member of a service.
+    pub(super) fn open_back(
+        &mut self,
+        service: &Service,
+        member: usize,
+        order: &Order<'_>,
+    ) -> Result<(), NotNow> {
+        let Some(limits) = service.pool else {
+            return Err(NotNow::Full);
+        };
+        let entry = &service.members[member];
+        let server = Arc::clone(&entry.server);
+        let pool = &server.state.pool;
+        if !take_slot(&pool.open, limits.max) {
+            return Err(NotNow::Full);
+        }
+        if !take_slot(&server.state.active, server.max) {
+            pool.open.fetch_sub(1, SeqCst);
+            return Err(NotNow::Full);
+        }
+        let slot = PoolSlot(Arc::clone(&server));
+        if !pool.may_open(limits.open_rate, self.now) {
+            return Err(NotNow::Full);
+        }
+        let is_probe = match server.state.breaker.on(Breaker::Ask, self.now) {
+            Decision::Refuse => {
+                return Err(NotNow::Failed {
+                    why: Failed::NotNow,
+                    text: String::new(),
+                    has_other: false,
+                })
+            }
+            decision => decision == Decision::Probe,
+        };
+        lift_bars(&self.shared, &server, self.now);
+        let (destination, source, opened) = match self.open_way(&server) {
+            Ok(found) => found,
+            Err(because) => {
+                if is_probe {
+                    server.state.breaker.on(Breaker::Withdrawn, self.now);
+                }
+                return Err(because);
+            }
+        };
+        pool.opened.fetch_add(1, Relaxed);
+        let mut rules = entry.rules;
+        if opened
+            .held
+            .as_ref()
+            .is_some_and(|held| held.resets_are_lost(self.now))
+        {
+            rules.avoid_resets();
+        }
+        self.pool.serial += 1;
+        self.pool.generations = (self.pool.generations + 1) & 0x3fff_ffff;
+        let user = order.user;
+        let mut back = Box::new(Back {
+            index: 0,
+            generation: self.pool.generations,
+            id: self.pool.serial,
+            state: State::Connecting,
+            conn: Conn::new(
+                &user.server_user,
+                &user.server_password,
+                order.class,
+                random(),
+            ),
+            source_ip: opened.held.as_ref().map(|h| h.source().ip()).or(source),
+            source: opened.held.as_ref().map(super::Held::source),
+            socket: opened.socket,
+            slot: Some(slot),
+            held: opened.held,
+            destination,
+            rules,
+            user: Arc::clone(user),
+            has_proxy: server.send_proxy,
+            client: order.client.map(|(client, _)| client),
+            wanted_by: order.wanted_by,
+            is_scout: order.wanted_by.is_none() && order.errand.is_none(),
+            errand: order.errand,
+            has_run: false,
+            kills: 0,
+            is_probe,
+            has_greeted: false,
+            reset_was_lost: false,
+            owes_reply: false,
+            drained: 0,
+            opened_at: self.now,
+            used_at: self.now,
+            armed: None,
+        });
+        back.socket.connected = opened.done;
+        if server.send_proxy {
+            // Kept until the connect is done; it must be the first that the server reads.
+            back.socket.tail = match order.client {
+                Some((client, listener)) => proxy_header::v2(client, listener),
+                None => proxy_header::v2_local(),
+            };
+        }
+        self.watch_back(back);
+        Ok(())
+    }
+
+    /// A connect under way: to which of its addresses, from which of ours.
+    fn open_way(&mut self, server: &Server) -> Result<(usize, Option<IpAddr>, Opened), NotNow> {
+        let choice = server.sources.choose(&server.destinations, self.now);
+        let opened = match choice {
+            Some(choice) => self.open(server, choice),
+            None => Err((Failed::NoSource, no_source_text(server).into())),
+        };
+        opened
+            .map(|(to, opened)| (to, choice.and_then(|choice| choice.source), opened))
+            .map_err(|(why, text)| {
+                let is_theirs = why == Failed::Server;
+                let to = choice.map_or(0, |choice| choice.destination);
+                NotNow::Failed {
+                    why,
+                    has_other: is_theirs && self.server_failed(server, to, self.now, &text),
+                    text: text.into(),
+                }
+            })
+    }
+
+    fn watch_back(&mut self, mut back: Box<Back>) {
+        back.index = self.pool.backs.insert(Place::Taken);
+        let fd = back.socket.fd();
+        let token = pool_token(back.index, back.generation);
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let watched = self
+            .poll
+            .registry()
+            .register(&mut SourceFd(&fd), token, both);
+        back.socket.watches_writes = true;
+        if let Err(e) = watched {
+            return self.back_failed(back, &format!("epoll: {e}"), false);
+        }
+        let limit = self.now + back.rules.connect_ms;
+        self.arm_back(&mut back, limit);
+        self.drive_back(back);
+    }
+
+    pub(super) fn arm_back(&mut self, back: &mut Back, at: u64) {
+        if back.armed.is_none_or(|armed| at < armed) {
+            back.armed = Some(at);
+            self.timers.push(std::cmp::Reverse((at, back.token().0)));
+        }
+    }
+
+    /// A connection that no client uses is taken into hand.
+    pub(super) fn take_back(&mut self, index: usize) -> Option<Box<Back>> {
+        let place = self.pool.backs.get_mut(index)?;
+        match std::mem::replace(place, Place::Taken) {
+            Place::Here(back) => Some(back),
+            other => {
+                *place = other;
+                None
+            }
+        }
+    }
+
+    pub(super) fn put_back_down(&mut self, back: Box<Back>) {
+        let index = back.index;
+        if let Some(place) = self.pool.backs.get_mut(index) {
+            *place = Place::Here(back);
+        }
+    }
+
+    /// epoll reports a server connection (None: its turn again).
+    pub(crate) fn pool_event(&mut self, token: Token, event: Option<&Io>) {
+        let (index, generation) = unpack_pool(token);
+        if let Some(Place::Lent(owner)) = self.pool.backs.get(index) {
+            let owner = *owner;
+            self.note_lent(owner, generation, event);
+            return self.guarded(owner, None);
+        }
+        let Some(mut back) = self.take_back(index) else {
+            return;
+        };
+        if back.generation != generation {
+            return self.put_back_down(back);
+        }
+        if let Some(event) = event {
+            note(&mut back, event);
+        }
+        self.drive_back(back);
+    }
+
+    fn note_lent(&mut self, owner: Token, generation: u32, event: Option<&Io>) {
+        let (index, ..) = crate::worker::unpack(owner);
+        let session = self.sessions.get_mut(index).and_then(Option::as_mut);
+        let back = session
+            .and_then(|session| session.pooled.as_mut())
+            .and_then(|pooled| pooled.back.as_mut())
+            .filter(|back| back.generation == generation);
+        if let (Some(back), Some(event)) = (back, event) {
+            note(back, event);
+        }
+    }
+
+    /// A timer of a server connection.
+    pub(crate) fn pool_timer(&mut self, token: Token, at: u64) {
+        let (index, generation) = unpack_pool(token);
+        let Some(mut back) = self.take_back(index) else {
+            return;
+        };
+        if back.generation != generation || back.armed != Some(at) {
+            return self.put_back_down(back);
+        }
+        back.armed = None;
+        self.drive_back(back);
+    }
+
+    /// Everything that can be done for a connection that no client uses; it comes back to its place or is closed.
+    pub(super) fn drive_back(&mut self, mut back: Box<Back>) {
+        match back.state {
+            State::Connecting => self.connect_back(back),
+            State::Quitting(since) => self.await_fin(back, since),
+            State::OnItsOwn => self.log_in_back(back),
+            State::Idle | State::Barred => {
+                // Whatever comes now, FIN or good-bye, makes it useless.
+                match back.socket.read(&mut self.scratch) {
+                    Read::Nothing => self.put_back_down(back),
+                    Read::Bytes { .. } => self.quit_back(back),
+                    Read::Eof | Read::Lost => self.drop_lost(back),
+                }
+            }
+            State::Lent => self.put_back_down(back),
+        }
+    }
+
+    fn connect_back(&mut self, mut back: Box<Back>) {
+        if back.socket.failed {
+            let error = sys::take_error(back.socket.fd()).err();
+            let text = error.map_or_else(|| "connection closed".to_owned(), |e| e.to_string());
+            return self.back_failed(back, &text, true);
+        }
+        if !back.socket.connected {
+            let limit = back.opened_at + back.rules.connect_ms;
+            if self.now >= limit {
+                let text = format!("no answer to connect within {} ms", back.rules.connect_ms);
+                return self.back_failed(back, &text, true);
+            }
+            let is_reused = back.held.as_ref().is_some_and(ports::Held::is_reused);
+            if is_reused && self.now >= back.opened_at + LOOK_MS {
+                back.reset_was_lost = sys::old_connection_answers(back.socket.fd());
+                if back.reset_was_lost {
+                    return self.back_failed(back, RESET_WAS_LOST, false);
+                }
+            }
+            let look = is_reused.then_some(self.now + LOOK_MS);
+            self.arm_back(&mut back, look.map_or(limit, |at| at.min(limit)));
+            return self.put_back_down(back);
+        }
+        if back.source.is_none() && back.socket.is_tcp {
+            back.source = sys::local_address(back.socket.fd());
+        }
+        let waited = self.now - back.opened_at;
+        if let Some(held) = back.held.as_mut() {
+            // TCP_TIMEOUT_INIT, include/net/tcp.h: the first SYN is repeated after 1 s.
+            if waited >= 900 && sys::old_connection_answered(back.socket.fd()) {
+                held.old_connection_answered();
+            }
+        }
+        if let (Some(server), true) = (back.server(), back.socket.is_tcp) {
+            // It lives long: a peer that vanishes must be noticed while it is idle. A socket that refuses
+            // an option still works.
+            if let Some(idle_s) = server.keepalive_s {
+                let _ = sys::keepalive(back.socket.fd(), idle_s);
+            }
+            if let Some(ms) = server.user_timeout_ms {
+                let _ = sys::user_timeout(back.socket.fd(), ms);
+            }
+        }
+        back.state = State::OnItsOwn;
+        let limit = self.now + back.rules.login_ms;
+        self.arm_back(&mut back, limit);
+        self.log_in_back(back);
+    }
+
+    /// Logs in, or is cleaned: whatever the machine in core wants said.
+    fn log_in_back(&mut self, mut back: Box<Back>) {
+        if !back.socket.tail.is_empty() && back.socket.flush().is_err() {
+            return self.back_failed(back, "connection lost", true);
+        }
+        if self.now
+            >= back.used_at.max(back.opened_at) + back.rules.connect_ms + back.rules.login_ms
+        {
+            return self.back_failed(back, "no answer within timeouts.login", true);
+        }
+        loop {
+            let mut scratch = std::mem::take(&mut self.pool.scratch);
+            let read = back.socket.read(&mut scratch);
+            let event = match read {
+                Read::Bytes { count, .. } => Ok(feed(&mut back, &scratch[..count])),
+                Read::Nothing => Ok(Event::Wait),
+                Read::Eof => Err("the server closed the connection while logging in"),
+                Read::Lost => Err("the server reset the connection while logging in"),
+            };
+            let more = matches!(read, Read::Bytes { .. }) && back.socket.readable;
+            self.pool.scratch = scratch;
+            self.learn(&mut back);
+            match event {
+                Err(text) => return self.back_failed(back, text, true),
+                Ok(Event::Wait) if more => {}
+                Ok(Event::Wait | Event::Send(_)) => {
+                    let limit = self.now + back.rules.login_ms;
+                    self.arm_back(&mut back, limit);
+                    return self.put_back_down(back);
+                }
+                Ok(Event::Ready) => return self.settle(back),
+                // A step that failed while cleaning: it is not worth finding out what is left of it.
+                Ok(Event::Failed(Failure::Step(_))) => return self.quit_back(back),
+                Ok(Event::Failed(failure)) => return self.login_refused(back, failure),
+            }
+        }
+    }
+
+    /// What the greeting says is known from now on.
+    fn learn(&mut self, back: &mut Back) {
+        if back.has_greeted {
+            return;
+        }
+        let Some(known) = back.conn.server() else {
+            return;
+        };
+        let Some(server) = back.server().map(Arc::clone) else {
+            return;
+        };
+        back.has_greeted = true;
+        back.is_probe = false;
+        server.state.pool.known.store(Some(Arc::new(known)));
+        server.state.total.fetch_add(1, Relaxed);
+        self.server_greets(&server, back.source_ip, back.destination);
+    }
+
+    fn login_refused(&mut self, back: Box<Back>, failure: Failure) {
+        match failure {
+            Failure::Refused { errno, message } => {
+                if let Some(server) = back.server().map(Arc::clone) {
+                    // Alive, whatever it says: the breaker is not for this.
+                    server.state.breaker.on(Breaker::Success, self.now);
+                    let ours = back.source.map(|s| s.ip());
+                    let ips = (back.source_ip, ours);
+                    self.host_refused(&server, back.destination, ips, (errno, &message));
+                }
+                self.back_failed(back, &format!("ERR {errno}: {message}"), false);
+            }
+            Failure::Denied(text) | Failure::Broken(text) => self.back_failed(back, &text, false),
+            Failure::Step(error) => self.back_failed(back, &error.message, false),
+        }
+    }
+
+    /// It never came to be of use: the session that asked for it is told. `is_dead`: the breaker counts it.
+    fn back_failed(&mut self, mut back: Box<Back>, what: &str, is_dead: bool) {
+        let Some(server) = back.server().map(Arc::clone) else {
+            return;
+        };
+        let to = &server.destinations[back.destination].text;
+        let text = format!("server {}: {to}: {what}", server.name);
+        let wanted_by = back.wanted_by.take();
+        if back.is_scout {
+            self.pool.scouts.retain(|name| *name != server.name);
+        }
+        // Another port is worth a try at once, as another address is.
+        let mut has_other = back.reset_was_lost;
+        if is_dead {
+            back.is_probe = false;
+            has_other = self.server_failed(&server, back.destination, back.opened_at, &text);
+        }
+        // A connection that was answered is closed in the server's own time where that is possible.
+        let how = if back.has_greeted {
+            ServerClose::Cut
+        } else {
+            ServerClose::Lost
+        };
+        self.close_back(back, how);
+        if let Some(owner) = wanted_by {
+            self.opening_failed(owner, &server.name, text, has_other);
+        }
+    }
+
+    /// Ready: to the shelf, to be cleaned, or away.
+    pub(super) fn settle(&mut self, mut back: Box<Back>) {
+        if let Some(owner) = back.wanted_by.take() {
+            self.opening_done(owner);
+        }
+        if back.is_scout {
+            let name = back.server().map(|s| s.name.clone()).unwrap_or_default();
+            self.pool.scouts.retain(|scout| *scout != name);
+            return self.quit_back(back);
+        }
+        if let Some(victim) = back.errand {
+            return self.run_errand(back, victim);
+        }
+        if self.must_retire(&back) {
+            return self.quit_back(back);
+        }
+        if back.kills > 0 {
+            back.state = State::Barred;
+            return self.put_back_down(back);
+        }
+        if back.conn.has_traces() {
+            let bytes = back.conn.clean();
+            return self.say_on_its_own(back, &bytes);
+        }
+        back.state = State::Idle;
+        back.armed = None;
+        self.pool.shelf.push(back.index);
+        self.pool.has_news |= !self.pool.waiters.is_empty();
+        self.put_back_down(back);
+        // Mostly the own clients first; now and then the others', who may have no connection at all.
+        self.pool.released = self.pool.released.wrapping_add(1);
+        if self.pool.waiters.is_empty() || self.pool.released % SHARE_EVERY == 0 {
+            self.share_idle();
+        }
+    }
+
+    /// Sends commands of our own and follows their replies.
+    pub(super) fn say_on_its_own(&mut self, mut back: Box<Back>, bytes: &[u8]) {
+        back.state = State::OnItsOwn;
+        back.used_at = self.now;
+        if back.socket.push(bytes).is_err() {
+            back.socket.readable = true;
+        }
+        back.armed = None;
+        let limit = self.now + back.rules.login_ms;
+        self.arm_back(&mut back, limit);
+        self.log_in_back(back);
+    }
+
+    /// Says QUIT and waits for the server's FIN, as the close rules want it.
+    pub(super) fn quit_back(&mut self, mut back: Box<Back>) {
+        let is_busy = back.conn.is_busy();
+        back.owes_reply = is_busy;
+        back.state = State::Quitting(self.now);
+        back.armed = None;
+        self.pool.shelf.retain(|index| *index != back.index);
+        let stuck = !back.socket.tail.is_empty();
+        if stuck || back.socket.push(quit::bytes(false)).is_err() {
+            // Half a command is out: nothing can be said any more.
+            let how = if stuck {
+                ServerClose::Cut
+            } else {
+                ServerClose::Lost
+            };
+            return self.close_back(back, how);
+        }
+        let how = match back.rules.to_server {
+            _ if is_busy => None,
+            ToServer::EofReset | ToServer::Eof => None,
+            ToServer::Linger2 => Some(ServerClose::Linger2),
+            ToServer::ResetNow => Some(ServerClose::ResetNow),
+            ToServer::Fin => Some(ServerClose::Fin),
+        };
+        if let Some(how) = how {
+            return self.close_back(back, how);
+        }
+        back.socket.readable = true;
+        self.await_fin(back, self.now);
+    }
+
+    fn await_fin(&mut self, mut back: Box<Back>, since: u64) {
+        let mut turn = 0;
+        loop {
+            match back.socket.read(&mut self.scratch) {
+                Read::Bytes { count, .. } => {
+                    back.drained += count as u64;
+                    turn += count;
+                }
+                Read::Eof => {
+                    let how = match back.rules.to_server {
+                        ToServer::Eof => ServerClose::EofFin,
+                        _ => ServerClose::EofReset,
+                    };
+                    return self.close_back(back, how);
+                }
+                Read::Lost => return self.close_back(back, ServerClose::Lost),
+                Read::Nothing => break,
+            }
+            if back.owes_reply && back.drained > back.rules.abandon_bytes {
+                return self.close_back(back, ServerClose::Abandoned);
+            }
+            if turn >= TURN_BYTES {
+                self.run_again.push(back.token());
+                break;
+            }
+        }
+        let limit = since
+            + if back.owes_reply {
+                back.rules.abandon_ms
+            } else {
+                back.rules.deadline_ms
+            };
+        if self.now < limit {
+            self.arm_back(&mut back, limit);
+            return self.put_back_down(back);
+        }
+        let how = match (back.owes_reply, sys::unacknowledged(back.socket.fd())) {
+            (true, _) => ServerClose::Abandoned,
+            (false, 0) => ServerClose::LateReset,
+            (false, _) => ServerClose::LateLinger2,
+        };
+        self.close_back(back, how);
+    }
+
+    /// The server closed it, or it died.
+    pub(super) fn drop_lost(&mut self, back: Box<Back>) {
+        let how = if back.socket.failed {
+            ServerClose::Lost
+        } else {
+            ServerClose::EofReset
+        };
+        self.close_back(back, how);
+    }
+
+    /// The end of a connection: socket, tuple, places.
+    pub(super) fn close_back(&mut self, mut back: Box<Back>, how: ServerClose) {
+        if back.state == State::Lent {
+            back.not_busy();
+        }
+        if let Some(victim) = back.errand.take() {
+            self.errand_over(victim);
+        }
+        if let (true, Some(server)) = (back.is_probe, back.server()) {
+            server.state.breaker.on(Breaker::Withdrawn, self.now);
+        }
+        self.pool.shelf.retain(|index| *index != back.index);
+        let timestamps = self.end_server_socket(&mut back.socket, back.held.as_ref(), how);
+        self.shared.outcomes.count_server(how);
+        let closed = if back.reset_was_lost {
+            Closed::OpenAtServer
+        } else if back.state == State::Connecting {
+            Closed::NotConnected
+        } else {
+            ports::after(how, timestamps)
+        };
+        let held = back.held.take();
+        let (index, slot) = (back.index, back.slot.take());
+        self.pool.backs.try_remove(index);
+        // The socket is closed before its tuple and its places are anybody else's.
+        drop(back);
+        if let Some(held) = held {
+            held.give_back(closed, self.now);
+        }
+        drop(slot);
+        self.shared.slot_freed(&self.plan);
+        self.pool.has_news |= !self.pool.waiters.is_empty();
+    }
+}
+
+/// Feeds the machine and sends what it wants sent. `Send` is returned for the caller's timers only.
+fn feed(back: &mut Back, mut bytes: &[u8]) -> Event {
+    loop {
+        match back.conn.feed(&mut bytes) {
+            Event::Send(answer) => {
+                if back.socket.push(&answer).is_err() {
+                    back.socket.readable = true;
+                }
+            }
+            other => return other,
+        }
+    }
+}
+
+fn note(back: &mut Back, event: &Io) {
+    back.socket.note(event);
+    if event.is_writable() && !event.is_error() {
+        back.socket.connected = true;
+    }
+    if event.is_error() {
+        back.socket.failed = true;
+        back.socket.readable = true;
+    }
+}

@@ -1,0 +1,376 @@
+//! Finds the end of the server's reply to a command, and what its last packets say.
+//!
+//! For pool mode: bytes are relayed as they are, so the tracker looks at headers and at the first bytes of
+//! each packet and skips the rest by length. O(packets), no allocation, no copy but at most 24 bytes of a
+//! packet that a read happened to split. Both forms are known, with and without `DEPRECATE_EOF`.
+//!
+//! What it must not know: the session, what a reply means for it. A server that breaks the protocol ends in
+//! [`Error`]: the connection is of no more use.
+
+use crate::command::{capability, com, marker, status, HEADER_LEN, MAX_PAYLOAD};
+use crate::wire::{gather, split, u24, Reader};
+
+/// Bytes of a packet that are looked at: marker, two length-encoded numbers, status, warnings.
+const FRONT: usize = 24;
+
+/// The shape of a command's reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Nothing (`STMT_CLOSE`, `STMT_SEND_LONG_DATA`).
+    Nothing,
+    /// One OK, EOF or ERR.
+    Ok,
+    /// One packet of text (`STATISTICS`).
+    Text,
+    /// OK, ERR, or result sets.
+    Results,
+    /// Column definitions up to EOF (`FIELD_LIST`).
+    Fields,
+    /// Statement id, parameter and column definitions.
+    Prepare,
+    /// Rows up to EOF (`STMT_FETCH`).
+    Rows,
+}
+
+impl Shape {
+    /// The shape of the reply to a command; None: not a command that is known here.
+    pub const fn of(command: u8) -> Option<Self> {
+        Some(match command {
+            com::QUERY | com::STMT_EXECUTE | STMT_BULK_EXECUTE => Self::Results,
+            com::INIT_DB
+            | com::PING
+            | com::RESET_CONNECTION
+            | com::STMT_RESET
+            | com::SET_OPTION
+            | com::PROCESS_KILL => Self::Ok,
+            com::STATISTICS => Self::Text,
+            com::FIELD_LIST => Self::Fields,
+            com::STMT_PREPARE => Self::Prepare,
+            com::STMT_FETCH => Self::Rows,
+            com::STMT_CLOSE | com::STMT_SEND_LONG_DATA => Self::Nothing,
+            _ => return None,
+        })
+    }
+}
+
+/// MariaDB's bulk execution.
+pub const STMT_BULK_EXECUTE: u8 = 0xfa;
+
+/// What a finished reply said; of several results the last, but for the sums.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Error number of the ERR that ended it.
+    pub error: Option<u16>,
+    /// Status flags of the last OK or EOF; None when there was none (an ERR alone, a text).
+    pub status: Option<u16>,
+    /// Warnings of all results.
+    pub warnings: u32,
+    /// Rows changed, of all results.
+    pub affected: u64,
+    /// The last insert id that is not 0.
+    pub insert_id: u64,
+    /// Whether a result set was sent.
+    pub has_rows: bool,
+    /// Id of the statement that was prepared.
+    pub statement: Option<u32>,
+}
+
+/// The server broke the protocol, or asks for what was not offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A local file was asked for, and LOCAL INFILE was not offered.
+    #[error("the server asks for a local file, which was not offered")]
+    WantsFile,
+    /// A packet that fits nowhere.
+    #[error("the server's reply is malformed")]
+    Malformed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// The first packet of a reply or of a further result.
+    First,
+    /// Column or parameter definitions, so many to come.
+    Definitions(u64),
+    /// The EOF behind them.
+    DefinitionsEnd,
+    /// Rows, or definitions of unknown number.
+    Rows,
+}
+
+/// Reads one reply; make a new one for each command.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    shape: Shape,
+    deprecate_eof: bool,
+    part: Part,
+    /// `Prepare`: definitions of columns still to come after those of parameters.
+    columns: u64,
+    outcome: Outcome,
+    head: [u8; HEADER_LEN],
+    have: u8,
+    front: [u8; FRONT],
+    front_have: u8,
+    length: u32,
+    left: u32,
+    in_packet: bool,
+    /// The packet before had 16 MiB - 1: this one belongs to it.
+    continues: bool,
+}
+
+impl Reply {
+    /// A reader before the reply's first byte. `capabilities` are those of the connection.
+    pub const fn new(shape: Shape, capabilities: u32) -> Self {
+        Self {
+            shape,
+            deprecate_eof: capabilities & capability::DEPRECATE_EOF != 0,
+            part: match shape {
+                Shape::Fields | Shape::Rows => Part::Rows,
+                _ => Part::First,
+            },
+            columns: 0,
+            outcome: Outcome {
+                error: None,
+                status: None,
+                warnings: 0,
+                affected: 0,
+                insert_id: 0,
+                has_rows: false,
+                statement: None,
+            },
+            head: [0; HEADER_LEN],
+            have: 0,
+            front: [0; FRONT],
+            front_have: 0,
+            length: 0,
+            left: 0,
+            in_packet: false,
+            continues: false,
+        }
+    }
+
+    /// Whether not a byte of it has come.
+    pub const fn is_untouched(&self) -> bool {
+        self.have == 0 && !self.in_packet && matches!(self.part, Part::First | Part::Rows)
+    }
+
+    /// Takes bytes up to the reply's end. None: all were taken, more are to come.
+    pub fn feed(&mut self, bytes: &mut &[u8]) -> Result<Option<Outcome>, Error> {
+        loop {
+            if !self.in_packet {
+                let (full, rest) = gather(&mut self.head, &mut self.have, bytes);
+                *bytes = rest;
+                if !full {
+                    return Ok(None);
+                }
+                self.have = 0;
+                let [length @ .., _] = self.head;
+                (self.length, self.left) = (u24(length), u24(length));
+                (self.in_packet, self.front_have) = (true, 0);
+            }
+            let (piece, rest) = split(bytes, self.left);
+            self.left -= piece.len() as u32;
+            *bytes = rest;
+            self.keep_front(piece);
+            if self.left > 0 {
+                return Ok(None);
+            }
+            self.in_packet = false;
+            let continuation = std::mem::replace(&mut self.continues, self.length == MAX_PAYLOAD);
+            if !continuation && self.packet()? {
+                return Ok(Some(self.outcome));
+            }
+        }
+    }
+
+    fn keep_front(&mut self, piece: &[u8]) {
+        let have = usize::from(self.front_have);
+        for (to, from) in self.front.iter_mut().skip(have).zip(piece) {
+            *to = *from;
+        }
+        self.front_have = (have + piece.len()).min(FRONT) as u8;
+    }
+
+    fn front(&self) -> &[u8] {
+        self.front
+            .get(..usize::from(self.front_have))
+            .unwrap_or(&[])
+    }
+
+    /// One packet is complete. True: the reply is.
+    fn packet(&mut self) -> Result<bool, Error> {
+        let first = self.front().first().copied();
+        match (self.part, first) {
+            (Part::First, _) if self.shape == Shape::Text => {
+                // An ERR is a text, too, for a command that has no other end.
+                if first == Some(marker::ERR) {
+                    return self.failed();
+                }
+                Ok(true)
+            }
+            (_, None) => Err(Error::Malformed),
+            (Part::First | Part::Rows, Some(marker::ERR)) => self.failed(),
+            (Part::First, Some(first)) => self.first_packet(first),
+            (Part::Definitions(1), _) => {
+                self.definitions_over();
+                Ok(self.part == Part::First)
+            }
+            (Part::Definitions(n), _) => {
+                self.part = Part::Definitions(n - 1);
+                Ok(false)
+            }
+            (Part::DefinitionsEnd, Some(marker::EOF)) => {
+                let flags = self.eof_flags()?;
+                Ok(self.after_definitions(flags))
+            }
+            (Part::DefinitionsEnd, _) => Err(Error::Malformed),
+            (Part::Rows, Some(marker::EOF)) if self.is_end_of_rows() => {
+                let flags = if self.deprecate_eof {
+                    self.ok_flags()?
+                } else {
+                    let flags = self.eof_flags()?;
+                    self.outcome.warnings += self.eof_warnings();
+                    flags
+                };
+                Ok(self.result_over(flags))
+            }
+            (Part::Rows, _) => Ok(false),
+        }
+    }
+
+    fn first_packet(&mut self, first: u8) -> Result<bool, Error> {
+        match (self.shape, first) {
+            (Shape::Prepare, marker::OK) => self.prepared(),
+            (Shape::Ok, marker::EOF) if self.length < 9 => {
+                // COM_SET_OPTION answers with EOF.
+                let flags = self.eof_flags()?;
+                Ok(self.result_over(flags))
+            }
+            (Shape::Ok | Shape::Results, marker::OK) => {
+                let flags = self.ok_flags()?;
+                Ok(self.result_over(flags))
+            }
+            (Shape::Ok, marker::EOF) if self.deprecate_eof => {
+                let flags = self.ok_flags()?;
+                Ok(self.result_over(flags))
+            }
+            (Shape::Results, marker::LOCAL_INFILE) => Err(Error::WantsFile),
+            (Shape::Results, _) => {
+                let count = Reader(self.front()).lenenc().ok_or(Error::Malformed)?;
+                if count == 0 {
+                    return Err(Error::Malformed);
+                }
+                self.outcome.has_rows = true;
+                self.part = Part::Definitions(count);
+                Ok(false)
+            }
+            _ => Err(Error::Malformed),
+        }
+    }
+
+    fn failed(&mut self) -> Result<bool, Error> {
+        let mut reader = Reader(self.front());
+        let _marker = reader.u8();
+        self.outcome.error = Some(reader.u16().ok_or(Error::Malformed)?);
+        Ok(true)
+    }
+
+    /// Statement id, columns, parameters. Source: MySQL `sql/protocol_classic.cc`, `store_ps_status`.
+    fn prepared(&mut self) -> Result<bool, Error> {
+        let mut reader = Reader(self.front());
+        let _marker = reader.u8();
+        let mut read = || {
+            let counts = (reader.u32()?, reader.u16()?, reader.u16()?);
+            let _filler = reader.u8();
+            Some((counts, reader.u16().unwrap_or(0)))
+        };
+        let ((id, columns, parameters), warnings) = read().ok_or(Error::Malformed)?;
+        self.outcome.statement = Some(id);
+        self.outcome.warnings = u32::from(warnings);
+        self.columns = u64::from(columns);
+        if parameters > 0 {
+            self.part = Part::Definitions(u64::from(parameters));
+            return Ok(false);
+        }
+        Ok(!self.next_columns())
+    }
+
+    fn next_columns(&mut self) -> bool {
+        let columns = std::mem::take(&mut self.columns);
+        self.part = if columns > 0 {
+            Part::Definitions(columns)
+        } else {
+            Part::First
+        };
+        columns > 0
+    }
+
+    fn definitions_over(&mut self) {
+        if !self.deprecate_eof {
+            self.part = Part::DefinitionsEnd;
+        } else if self.shape != Shape::Prepare {
+            self.part = Part::Rows;
+        } else {
+            self.next_columns();
+        }
+    }
+
+    /// The EOF between definitions and rows. True: nothing follows.
+    fn after_definitions(&mut self, flags: u16) -> bool {
+        if self.shape == Shape::Prepare {
+            return !self.next_columns();
+        }
+        if flags & status::CURSOR_EXISTS != 0 {
+            self.outcome.warnings += self.eof_warnings();
+            return self.result_over(flags);
+        }
+        self.part = Part::Rows;
+        false
+    }
+
+    /// A row whose first value has 16 MiB or more begins with 0xfe as well, but is longer.
+    fn is_end_of_rows(&self) -> bool {
+        let limit = if self.deprecate_eof { MAX_PAYLOAD } else { 9 };
+        self.length < limit
+    }
+
+    fn result_over(&mut self, flags: u16) -> bool {
+        self.outcome.status = Some(flags);
+        self.part = Part::First;
+        flags & status::MORE_RESULTS_EXISTS == 0
+    }
+
+    fn eof_flags(&self) -> Result<u16, Error> {
+        match self.front() {
+            [_, _, _, low, high, ..] => Ok(u16::from_le_bytes([*low, *high])),
+            _ => Err(Error::Malformed),
+        }
+    }
+
+    fn eof_warnings(&self) -> u32 {
+        match self.front() {
+            [_, low, high, ..] => u32::from(u16::from_le_bytes([*low, *high])),
+            _ => 0,
+        }
+    }
+
+    /// Reads an OK packet: affected rows, insert id, flags, warnings.
+    fn ok_flags(&mut self) -> Result<u16, Error> {
+        let mut reader = Reader(self.front());
+        let _marker = reader.u8();
+        let mut read = || {
+            let counts = (reader.lenenc()?, reader.lenenc()?);
+            Some((counts, reader.u16()?, reader.u16()?))
+        };
+        let ((affected, insert_id), flags, warnings) = read().ok_or(Error::Malformed)?;
+        self.outcome.affected = self.outcome.affected.saturating_add(affected);
+        if insert_id > 0 {
+            self.outcome.insert_id = insert_id;
+        }
+        self.outcome.warnings += u32::from(warnings);
+        Ok(flags)
+    }
+}
+
+#[cfg(test)]
+mod tests;
