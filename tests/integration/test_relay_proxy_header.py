@@ -167,8 +167,8 @@ def test_a_missing_header_is_refused_after_a_second(proxy, database):
     with RawClient(proxy.address("taken"), source=BALANCER) as client:
         assert client.error() == (
             1043,
-            "portside: service taken: no PROXY header within 1 s; accept_proxy lists "
-            f"{BALANCER}:{client.socket.getsockname()[1]}",
+            "portside: service taken: no PROXY header within 1 s; accept_proxy has a network that "
+            f"{BALANCER} is in",
         )
     # status() is one, this one the other: no connection was made for it.
     assert database.status("Connections") - connections == 1

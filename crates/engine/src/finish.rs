@@ -116,7 +116,7 @@ fn write_line(out: &mut Vec<u8>, format: LogFormat, session: &Session, now: u64)
     line.number("to_server_bytes", session.to_server_bytes);
     line.number("to_client_bytes", session.to_client_bytes);
     line.number("commands", relay.commands());
-    line.number("retries", u64::from(session.failures));
+    line.number("retries", u64::from(session.attempts.saturating_sub(1)));
     line.text("close_server", relay.server_close().word());
     line.text("close_client", relay.client_close().word());
     line.pair("end", relay.cause().word(), relay.end_phase().word());
