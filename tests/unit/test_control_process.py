@@ -65,21 +65,21 @@ def test_descriptors_that_are_no_listeners_are_skipped():
 
 
 def test_the_arithmetic_of_descriptors():
-    need = required(sessions=8000, listeners=3, workers=4, servers=5)
-    assert need.files == 16000 + 12 + 10 + 64
+    need = required(sessions=8000, listeners=3, workers=4, servers=5, doors=2)
+    assert need.files == 16000 + 12 + 10 + 2 * 80 + 64
     assert need.text == (
-        "8,000 sessions x 2 + 12 listening sockets (3 x 4 workers) + 10 for checks + 64 = 16,086"
+        "8,000 sessions x 2 + 12 listening sockets (3 x 4 workers) + 10 for checks + 224 = 16,246"
     )
 
 
-@pytest.mark.parametrize("limit", [0, 85, 86, 87, 88, 1024, 20000])
+@pytest.mark.parametrize("limit", [0, 165, 166, 167, 168, 169, 1024, 20000])
 def test_what_fits_is_what_is_required(limit):
-    sessions = fitting_sessions(limit, listeners=3, workers=4, servers=5)
+    sessions = fitting_sessions(limit, listeners=3, workers=4, servers=5, doors=1)
     if sessions:
-        assert required(sessions, 3, 4, 5).files <= limit
-        assert required(sessions + 1, 3, 4, 5).files > limit
+        assert required(sessions, 3, 4, 5, 1).files <= limit
+        assert required(sessions + 1, 3, 4, 5, 1).files > limit
     else:
-        assert required(1, 3, 4, 5).files > limit
+        assert required(1, 3, 4, 5, 1).files > limit
 
 
 def test_names_resolve_in_a_stable_order_and_failures_say_why():

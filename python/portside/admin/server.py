@@ -8,6 +8,7 @@ drift test.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from portside.admin.client import API_HEADER, API_LEVEL, VERSION_HEADER
+from portside.admin.connections import IDLE_S
 from portside.admin.views import as_json
 from portside.control import verbs
 from portside.control.refusal import Refusal
@@ -38,7 +40,7 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_ID = 2**53
 """Of an event: what JavaScript's numbers hold exactly."""
 MAX_STREAMS = 64
-"""Readers of the event stream at a time, so that commands always find a connection (of 256)."""
+"""Readers of the event stream at a time, so that commands find a connection (control.limits)."""
 BEAT_S = 10.0
 """A comment after so much silence: a reader knows that we live, and we that it is gone."""
 RETRY_MS = 2000
@@ -263,10 +265,15 @@ def _sse(event: Event) -> str:
 
 async def _body(request: Request) -> dict[str, Any]:
     raw = b""
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > MAX_BODY_BYTES:
-            raise Refusal("the request is too large.", status=413)
+    try:
+        async with asyncio.timeout(IDLE_S):
+            async for chunk in request.stream():
+                raw += chunk
+                if len(raw) > MAX_BODY_BYTES:
+                    raise Refusal("the request is too large.", status=413)
+    except TimeoutError:
+        text = f"the request's body did not come within {IDLE_S:g} s."
+        raise Refusal(text, status=408) from None
     if not raw.strip():
         return {}
     try:

@@ -13,6 +13,8 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
+from starlette.applications import Starlette
+
 from portside.admin import metrics, server
 from portside.admin.serving import HttpServer, open_tcp, open_unix
 from portside.admin.views import ReloadView, StatusView
@@ -97,15 +99,19 @@ class Host:
             path = Path(admin.socket)
             listener = open_unix(path, ADMIN_SOCKET_MODE)
             app = server.build(self, version())
-            self._doors.append((HttpServer(app, listener), path))
+            self._doors.append((HttpServer(app, listener, f"admin socket {path}"), path))
         if admin.listen is not None:
             if admin.token is None:  # config.verify says it first; never open without one
                 raise PortsideError("[admin] listen needs a token.")
             app = server.build(self, version(), admin.token.reveal())
-            self._doors.append((HttpServer(app, open_tcp(str(admin.listen))), None))
+            self._open_tcp_door(app, "admin API", str(admin.listen))
         if config.metrics.listen is not None:
-            app = metrics.build(self, version())
-            self._doors.append((HttpServer(app, open_tcp(str(config.metrics.listen))), None))
+            self._open_tcp_door(
+                metrics.build(self, version()), "metrics", str(config.metrics.listen)
+            )
+
+    def _open_tcp_door(self, app: Starlette, what: str, address: str) -> None:
+        self._doors.append((HttpServer(app, open_tcp(address), f"{what} at {address}"), None))
 
     async def stop(self, timeout_s: float = 2.0) -> int:
         """Ends everything, the admin API last; returns sessions cut hard."""
