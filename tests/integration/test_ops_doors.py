@@ -126,6 +126,29 @@ def test_a_request_that_comes_in_crumbs_is_not_waited_for(doors: Doors) -> None:
         assert answer.startswith(b"HTTP/1.1 408 "), answer
 
 
+def test_a_reload_replaces_the_token_also_on_open_connections(doors: Doors) -> None:
+    def ask(over: http.client.HTTPConnection, token: str, path: str = "/v1/status") -> int:
+        over.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+        answer = over.getresponse()
+        if "stream" not in path:
+            answer.read()
+        return answer.status
+
+    kept, stream, new = (http.client.HTTPConnection(*doors.admin, timeout=20) for _ in range(3))
+    with contextlib.closing(kept), contextlib.closing(stream), contextlib.closing(new):
+        assert ask(kept, TOKEN) == 200
+        stream.request("GET", "/v1/events/stream", headers={"Authorization": f"Bearer {TOKEN}"})
+        told = stream.getresponse()
+        assert told.readline() == b"retry: 2000\n"
+        doors.one.path.write_text(doors.one.path.read_text().replace(TOKEN, "another-token"))
+        changes = doors.one.reload()["changes"]
+        assert changes == ["[admin]: token changed"]
+        assert ask(kept, TOKEN) == 401
+        assert ask(kept, "another-token") == 200
+        assert ask(new, TOKEN) == 401
+        assert told.read() == b"\n", "a stream goes on with the old token"
+
+
 def test_a_crowd_with_every_descriptor_gone_is_told_once_and_ends(doors: Doors) -> None:
     one = doors.one
     with crowd(doors, "metrics", 10):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -47,12 +47,17 @@ RETRY_MS = 2000
 """How long a browser's EventSource waits before it connects again."""
 
 
+Token = Callable[[], str]
+"""The token in force now: a reload may change it under connections that stay open."""
+_STILL_VALID = "portside.token_is_still_valid"
+
+
 class _Door:
     """Says who we are in every answer, and lets nobody in over TCP without the token."""
 
-    def __init__(self, app: ASGIApp, version: str, token: str | None) -> None:
+    def __init__(self, app: ASGIApp, version: str, token: Token | None) -> None:
         self._app = app
-        self._token = None if token is None else token.encode()
+        self._token = token
         self._headers = [
             (VERSION_HEADER.lower().encode(), version.encode()),
             (API_HEADER.lower().encode(), API_LEVEL.encode()),
@@ -68,19 +73,23 @@ class _Door:
                 message["headers"] = [*message.get("headers", []), *self._headers]
             await send(message)
 
-        if self._token is not None and not self._has_token(scope):
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        if not self._is_valid(given):
             answer = _error(401, "a token is needed.", "Send Authorization: Bearer TOKEN.")
             await answer(scope, receive, named)
             return
+        scope[_STILL_VALID] = lambda: self._is_valid(given)
         await self._app(scope, receive, named)
 
-    def _has_token(self, scope: Scope) -> bool:
-        given = dict(scope["headers"]).get(b"authorization", b"")
+    def _is_valid(self, given: bytes) -> bool:
+        """Over a unix socket always: its mode was the permission."""
+        if self._token is None:
+            return True
         # Constant time: the comparison must not tell how much of a guess was right.
-        return self._token is not None and hmac.compare_digest(given, b"Bearer " + self._token)
+        return hmac.compare_digest(given, b"Bearer " + self._token().encode())
 
 
-def build(host: Host, version: str, token: str | None = None) -> Starlette:
+def build(host: Host, version: str, token: Token | None = None) -> Starlette:
     """The application; ``token`` None means that the transport itself is the permission (unix)."""
     api = _Api(host)
     read = ["GET"]
@@ -191,6 +200,8 @@ class _Api:
         async def lines() -> AsyncIterator[str]:
             yield f"retry: {RETRY_MS}\n\n"
             async for event in ring.follow(after, BEAT_S):
+                if not request.scope[_STILL_VALID]():
+                    return  # it was let in with a token that a reload has replaced
                 yield ": still here\n\n" if event is None else _sse(event)
 
         return StreamingResponse(

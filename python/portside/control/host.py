@@ -101,14 +101,20 @@ class Host:
             app = server.build(self, version())
             self._doors.append((HttpServer(app, listener, f"admin socket {path}"), path))
         if admin.listen is not None:
-            if admin.token is None:  # config.verify says it first; never open without one
-                raise PortsideError("[admin] listen needs a token.")
-            app = server.build(self, version(), admin.token.reveal())
+            self._token()
+            app = server.build(self, version(), self._token)
             self._open_tcp_door(app, "admin API", str(admin.listen))
         if config.metrics.listen is not None:
             self._open_tcp_door(
                 metrics.build(self, version()), "metrics", str(config.metrics.listen)
             )
+
+    def _token(self) -> str:
+        """The admin token in force, so that a reload replaces it for every request that follows."""
+        token = self.instance.config.admin.token
+        if token is None:  # config.verify says it first; never open without one
+            raise PortsideError("[admin] listen needs a token.")
+        return token.reveal()
 
     def _open_tcp_door(self, app: Starlette, what: str, address: str) -> None:
         self._doors.append((HttpServer(app, open_tcp(address), f"{what} at {address}"), None))
