@@ -5,6 +5,8 @@ The plain ways (a drain, a second signal, an address of HAProxy's) are in test_c
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.chaos import ChaosServer
 from tests.support.instance import settle
 from tests.support.lab import Load, Sink
 from tests.support.waiting import wait_until
@@ -23,7 +26,9 @@ from tests.support.waiting import wait_until
 ECONNREFUSED = 111
 
 
-def config(sink: Sink, listen: str = '"127.0.0.1:0"', more: str = "", workers: int = 2) -> str:
+def config(
+    sink: Sink | ChaosServer, listen: str = '"127.0.0.1:0"', more: str = "", workers: int = 2
+) -> str:
     return f"""
 [portside]
 workers = {workers}
@@ -134,6 +139,38 @@ def test_no_sign_of_life_while_the_control_loop_hangs(run_portside, manager):
     assert len(manager.hear()) == heard
     one.signal(signal.SIGCONT)
     wait_until(lambda: len(manager.hear()) > heard)
+
+
+def test_a_standard_error_that_nobody_reads_stops_nothing(run_portside):
+    server = ChaosServer()
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    one = run_portside(config(server), start=False, stderr=writer)
+    one.launch()
+    os.close(writer)
+    wait_until(lambda: one.socket.exists() and one.server("db1")["state"] == "up", 20)
+    for _ in range(700):  # two messages each
+        one.admin.post("/v1/services/a/pause")
+        one.admin.post("/v1/services/a/resume")
+    server.stop()
+    wait_until(lambda: one.server("db1")["state"] == "down", 20, "checks stand still")
+    os.set_blocking(reader, False)
+    text = ""
+
+    def told() -> bool:
+        nonlocal text
+        with contextlib.suppress(BlockingIOError):
+            while more := os.read(reader, 1 << 16):
+                text += more.decode()
+        return "messages were lost: whoever reads standard error was too slow" in text
+
+    wait_until(told, 20)
+    for _ in range(100):
+        one.admin.post("/v1/services/a/pause")
+        one.admin.post("/v1/services/a/resume")
+    one.signal(signal.SIGTERM)
+    assert one.wait() == 0
+    os.close(reader)
 
 
 def test_the_session_log_is_reopened_on_sigusr1_and_loses_nothing(run_portside, folder):

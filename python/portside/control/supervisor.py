@@ -9,7 +9,6 @@ and ``instance``.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import time
 from pathlib import Path
@@ -162,6 +161,9 @@ def run(path: Path, factory: EngineFactory = make_engine) -> int:
     async def main() -> int:
         return await Supervisor(path, config, factory).run()
 
-    with contextlib.suppress(KeyboardInterrupt):  # before our handlers are there
+    try:
         return asyncio.run(main())
-    return ExitCode.NO
+    except KeyboardInterrupt:  # before our handlers are there
+        return ExitCode.NO
+    finally:
+        journal.flush()
