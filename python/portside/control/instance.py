@@ -98,8 +98,9 @@ class Instance:
         """
         raise_file_limit()
         config = self.fitted(self._written)
-        destinations = await self._names.resolve_new(config)
-        self._composed = compose(World(config, Overrides(), destinations), {}, self._now())
+        await self._names.resolve_new(config)
+        world = World(config, Overrides(), self._names.destinations(config))
+        self._composed = compose(world, {}, self._now())
         self._applied = self._snapshot(self._composed, True)
         self._plane = await asyncio.to_thread(DataPlane, self._applied, self._factory)
         for address in self.listeners.unused(config):
@@ -348,16 +349,14 @@ class Instance:
             text = f"{kind} {name}, removed by a reload: {count} outlived its drain: closed"
             self._announcer.tell("sessions_closed", text)
 
-    async def take_config(
-        self, config: Config, destinations: Mapping[str, tuple[str, ...]]
-    ) -> None:
-        """Puts a checked configuration in force; overrides that still fit are kept."""
+    async def take_config(self, config: Config) -> None:
+        """Puts a checked and resolved configuration in force; overrides that still fit are kept."""
 
         def alter(world: World) -> World:
             return replace(
                 world,
                 config=config,
-                destinations=destinations,
+                destinations=self._names.destinations(config),
                 overrides=world.overrides.fitted(config),
             )
 
@@ -378,9 +377,14 @@ class Instance:
             raise PortsideError(f"the configuration does not fit: {need.text}.")
         return self.listeners.place(config)
 
-    async def resolve_new(self, config: Config) -> dict[str, tuple[str, ...]]:
-        """Destinations for ``config``: known names as they are, new ones looked up; may raise."""
-        return await self._names.resolve_new(config)
+    async def resolve_new(self, config: Config) -> None:
+        """Looks up the names of ``config`` that are not known yet; may raise."""
+        await self._names.resolve_new(config)
+
+    def forget_unused(self) -> None:
+        """Lets go of what is not in force (any more): free ports, and answers of name servers."""
+        self.listeners.retire(self.config)
+        self._names.forget_others(self.config)
 
     def _snapshot(self, composed: Composition, accepting: bool) -> dict[str, Any]:
         self._generation += 1
@@ -433,18 +437,21 @@ class Instance:
         while True:
             every_s = self.config.portside.resolve_s
             await asyncio.sleep(3600.0 if every_s is None else every_s)
-            if self.config.portside.resolve_s is None:
-                continue
-            found, news = await self._names.resolve_again(self.config)
-            for kind, text, server in news:
-                self._announcer.tell(kind, text, server=server)
-            if found != self.composed.world.destinations:
-                await self._take_destinations(found)
+            if self.config.portside.resolve_s is not None:
+                await self._resolve_again()
 
-    async def _take_destinations(self, found: Mapping[str, tuple[str, ...]]) -> None:
+    async def _resolve_again(self) -> None:
+        answer = await self._names.look_up(self.config)
+        # Of what is in force now: a reload may have come meanwhile.
+        for kind, text, server in self._names.take(answer, self.config):
+            self._announcer.tell(kind, text, server=server)
+        if self._names.destinations(self.config) != self.composed.world.destinations:
+            await self._take_destinations()
+
+    async def _take_destinations(self) -> None:
         def alter(world: World) -> World:
-            known = {server.name for server in world.config.servers}
-            return replace(world, destinations={n: d for n, d in found.items() if n in known})
+            # Here, inside the change: the configuration may be another one by now.
+            return replace(world, destinations=self._names.destinations(world.config))
 
         def then(after: Composition) -> None:
             if self._monitor is not None:

@@ -49,18 +49,18 @@ class Reloader:
             mistakes = restart_mistakes(old, placed)
             if mistakes:
                 return _refused(mistakes)
-            destinations = await self._instance.resolve_new(placed)
+            await self._instance.resolve_new(placed)
             changed = changes(old, placed)
             if dry_run:
                 return ReloadView(True, time.time(), _sentence(changed, "would change"), changed)
-            await self._instance.take_config(placed, destinations)
+            await self._instance.take_config(placed)
         except ConfigError as error:
             return _refused(tuple(str(problem) for problem in error.problems))
         except PortsideError as error:
             return _refused(tuple(str(error).splitlines()))
         finally:
-            # Free ports of what is not in force (any more), or that was refused just now.
-            self._instance.listeners.retire(self._instance.config)
+            # Also of a file that was refused just now.
+            self._instance.forget_unused()
         return ReloadView(True, time.time(), _sentence(changed, "changed"), changed)
 
 
