@@ -21,7 +21,7 @@ from typing import Any
 from portside.admin.views import PortView, ServerView, ServiceView, SessionView
 from portside.config import snapshot
 from portside.config.limits import fd_need, file_limit
-from portside.config.model import Config
+from portside.config.model import Config, Server
 from portside.control import picture
 from portside.control.announce import Announcer
 from portside.control.dataplane import DataPlane, EngineFactory, make_engine
@@ -36,6 +36,7 @@ from portside.control.resolve import Lookup, look_up
 from portside.control.state import Composition, Overrides, World, actions, compose
 from portside.errors import PortsideError
 from portside.health.monitor import HealthMonitor, ServerHealth
+from portside.health.proxy_header import header_refusals
 from portside.ports import timewait
 from portside.ports.trend import Trends
 
@@ -99,6 +100,7 @@ class Instance:
         raise_file_limit()
         config = self.fitted(self._written)
         await self._names.resolve_new(config)
+        await self.refuse_proxy_headers(config, config.servers)
         world = World(config, Overrides(), self._names.destinations(config))
         self._composed = compose(world, {}, self._now())
         self._applied = self._snapshot(self._composed, True)
@@ -380,6 +382,18 @@ class Instance:
     async def resolve_new(self, config: Config) -> None:
         """Looks up the names of ``config`` that are not known yet; may raise."""
         await self._names.resolve_new(config)
+
+    async def refuse_proxy_headers(self, config: Config, servers: Sequence[Server]) -> None:
+        """Greets those of ``servers`` that get a PROXY header from us.
+
+        Raises:
+            PortsideError: a server that does not speak it; all of them are named.
+        """
+        found = await header_refusals(servers, self._names.destinations(config))
+        for hint in found.hints:
+            log.warning("%s", hint)
+        if found.mistakes:
+            raise PortsideError("\n".join(found.mistakes))
 
     def forget_unused(self) -> None:
         """Lets go of what is not in force (any more): free ports, and answers of name servers."""

@@ -15,7 +15,7 @@ from portside.control.difference import changes, restart_mistakes
 from portside.errors import ConfigError, PortsideError
 
 if TYPE_CHECKING:
-    from portside.config.model import Config
+    from portside.config.model import Config, Server
     from portside.control.instance import Instance
 
 Load = Callable[[], "Config"]
@@ -50,6 +50,8 @@ class Reloader:
             if mistakes:
                 return _refused(mistakes)
             await self._instance.resolve_new(placed)
+            new = [server for server in placed.servers if _is_greeted_anew(old, server)]
+            await self._instance.refuse_proxy_headers(placed, new)
             changed = changes(old, placed)
             if dry_run:
                 return ReloadView(True, time.time(), _sentence(changed, "would change"), changed)
@@ -62,6 +64,14 @@ class Reloader:
             # Also of a file that was refused just now.
             self._instance.forget_unused()
         return ReloadView(True, time.time(), _sentence(changed, "changed"), changed)
+
+
+def _is_greeted_anew(old: Config, server: Server) -> bool:
+    before = old.by_name.get(server.name)
+    return before is None or (before.addresses, before.send_proxy) != (
+        server.addresses,
+        server.send_proxy,
+    )
 
 
 def _refused(mistakes: tuple[str, ...]) -> ReloadView:
