@@ -422,3 +422,13 @@ def test_the_status_is_json():
         assert json.loads(text)["servers"][0]["state"] == "unchecked"
 
     play(scene)
+
+
+@pytest.mark.parametrize("exponent", [63, 100, 20_000])
+def test_a_number_that_no_session_has_is_refused(exponent):
+    async def scene(stage: Stage) -> None:
+        with pytest.raises(Refusal, match=r"no session with such"):
+            await verbs.kill(stage.host.instance, 2**exponent)
+        assert stage.engine.closed == []
+
+    play(scene)

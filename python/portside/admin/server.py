@@ -8,12 +8,11 @@ drift test.
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,8 +21,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from portside.admin.bodies import NoBody, ReloadBody, SwitchBody, WeightBody
+from portside.admin.bodies import read as _body
 from portside.admin.client import API_HEADER, API_LEVEL, VERSION_HEADER
-from portside.admin.connections import IDLE_S
 from portside.admin.views import as_json
 from portside.control import verbs
 from portside.control.refusal import Refusal
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from portside.control.host import Host
 
 MAX_SESSIONS = 10_000
-MAX_BODY_BYTES = 64 * 1024
 MAX_ID = 2**53
 """Of an event: what JavaScript's numbers hold exactly."""
 MAX_STREAMS = 64
@@ -113,7 +112,7 @@ def build(host: Host, version: str, token: Token | None = None) -> Starlette:
         Route("/v1/services/{service}/pause", api.pause, methods=act),
         Route("/v1/services/{service}/resume", api.resume, methods=act),
         Route("/v1/services/{service}/switch", api.switch, methods=act),
-        Route("/v1/sessions/{session:int}/kill", api.kill, methods=act),
+        Route("/v1/sessions/{session}/kill", api.kill, methods=act),
     ]
     return Starlette(
         routes=routes,
@@ -212,8 +211,8 @@ class _Api:
         return JSONResponse(self._host.config_view())
 
     async def reload(self, request: Request) -> Response:
-        body = await _body(request)
-        view = await self._host.reload(dry_run=body.get("dry_run") is True)
+        asked = await _body(request, ReloadBody)
+        view = await self._host.reload(dry_run=asked.dry_run)
         if not view.ok:
             raise Refusal(view.message, status=409, mistakes=view.mistakes)
         return JSONResponse(as_json(view))
@@ -228,30 +227,31 @@ class _Api:
         return await self._set_server(request, AdminState.READY)
 
     async def _set_server(self, request: Request, state: AdminState) -> Response:
+        await _body(request, NoBody)
         return _said(await verbs.set_server(self._instance, request.path_params["server"], state))
 
     async def weight(self, request: Request) -> Response:
-        weight = (await _body(request)).get("weight")
-        if weight is not None and (not isinstance(weight, int) or isinstance(weight, bool)):
-            raise Refusal("weight must be a whole number.", 'Send {"weight": 10}, or null.')
+        asked = await _body(request, WeightBody)
         service, server = request.path_params["service"], request.path_params["server"]
-        return _said(await verbs.set_weight(self._instance, service, server, weight))
+        return _said(await verbs.set_weight(self._instance, service, server, asked.weight))
 
     async def pause(self, request: Request) -> Response:
+        await _body(request, NoBody)
         return _said(await verbs.set_pause(self._instance, request.path_params["service"], True))
 
     async def resume(self, request: Request) -> Response:
+        await _body(request, NoBody)
         return _said(await verbs.set_pause(self._instance, request.path_params["service"], False))
 
     async def switch(self, request: Request) -> Response:
-        server = (await _body(request)).get("server")
-        if not isinstance(server, str):
-            raise Refusal("which server?", 'Send {"server": "db1"}.')
+        asked = await _body(request, SwitchBody)
         service = request.path_params["service"]
-        return _said(await verbs.switch(self._instance, service, server))
+        return _said(await verbs.switch(self._instance, service, asked.server))
 
     async def kill(self, request: Request) -> Response:
-        return _said(await verbs.kill(self._instance, request.path_params["session"]))
+        await _body(request, NoBody)
+        session = _whole("a session", request.path_params["session"], verbs.MAX_SESSION)
+        return _said(await verbs.kill(self._instance, session))
 
 
 def _said(sentence: str) -> Response:
@@ -272,25 +272,3 @@ def _whole(name: str, text: str, most: int) -> int:
 def _sse(event: Event) -> str:
     """One server-sent event; JSON has no line break, so one data line holds it."""
     return f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(asdict(event))}\n\n"
-
-
-async def _body(request: Request) -> dict[str, Any]:
-    raw = b""
-    try:
-        async with asyncio.timeout(IDLE_S):
-            async for chunk in request.stream():
-                raw += chunk
-                if len(raw) > MAX_BODY_BYTES:
-                    raise Refusal("the request is too large.", status=413)
-    except TimeoutError:
-        text = f"the request's body did not come within {IDLE_S:g} s."
-        raise Refusal(text, status=408) from None
-    if not raw.strip():
-        return {}
-    try:
-        body = json.loads(raw)
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        raise Refusal("the request's body is not a JSON object.")
-    return body
