@@ -77,7 +77,9 @@ def line(hosts: Hosts, plan: PathPlan) -> Iterator[_core.Line]:
         bring_up(hosts.db, _FAR, [DB_ADDRESS], txqlen=_QUEUE)
         _default_route(hosts.db)
         drop = [{"from": "a", "flag": "rst"}] if plan.eats_resets else []
-        yield _core.Line(near, far, json.dumps({"delay_us": plan.delay_us, "drop": drop}))
+        # Held here: whoever takes no reference would end it at once.
+        made = _core.Line(near, far, json.dumps({"delay_us": plan.delay_us, "drop": drop}))
+        yield made
 
 
 def _default_route(host: Host) -> None:
