@@ -113,7 +113,7 @@ class Prober:
         try:
             first = await self._first(target, sock, deadline)
             if not isinstance(first, Greeting):
-                self._close_later(sock)
+                self._close_later(target, sock)
                 return None
             refusal = await _second(sock)
             if refusal is None and target.user:
@@ -127,7 +127,7 @@ class Prober:
         if refusal is None and not target.user:
             reset(sock)  # it waits for a login that we do not have
         else:
-            self._close_later(sock)
+            self._close_later(target, sock)
         return Reception(way.destination.text, first.version, refusal)
 
     async def close(self) -> None:
@@ -261,7 +261,7 @@ class Prober:
         try:
             first = await self._first(target, sock, deadline)
             if not isinstance(first, Greeting):
-                self._close_later(sock)
+                self._close_later(target, sock)
                 return _refusal(first), False
             plan = LoginPlan(
                 target.user,
@@ -281,7 +281,7 @@ class Prober:
         if answer.status in (Status.L7TOUT, Status.L6TOUT):
             reset(sock)
         else:
-            self._close_later(sock)
+            self._close_later(target, sock)
         return answer, first.has_tls
 
     async def _first(
@@ -339,8 +339,10 @@ class Prober:
             return Answer(late, "greeted, but the login or query did not end in time")
         return answer
 
-    def _close_later(self, sock: socket.socket) -> None:
-        task = asyncio.get_running_loop().create_task(_closing(close_after_quit(sock)))
+    def _close_later(self, target: Target, sock: socket.socket) -> None:
+        task = asyncio.get_running_loop().create_task(
+            _closing(close_after_quit(sock, target.close))
+        )
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from .greeting import ServerError
 from .probe import Prober
 from .readings import dialect_of
-from .target import Target
+from .target import CloseRule, Target
 
 if TYPE_CHECKING:
     from portside.config.model import Server
@@ -46,6 +46,7 @@ async def header_refusals(
             name=server.name,
             destinations=destinations.get(server.name) or tuple(map(str, server.addresses)),
             sources=server.source.ips,
+            close=CloseRule(server.close.to_server, server.close.deadline_s),
             send_proxy=True,
             timeout_s=TIMEOUT_S,
             user=(server.check and server.check.user) or "",
