@@ -194,6 +194,25 @@ def test_the_session_log_is_reopened_on_sigusr1_and_loses_nothing(run_portside, 
         assert each.read_bytes().endswith(b"}\n"), f"half a line in {each}"
 
 
+def test_a_session_log_that_cannot_be_opened_is_never_called_open(run_portside, folder):
+    path, missing = folder / "sessions.log", folder / "nowhere" / "sessions.log"
+    one = run_portside(config(Sink(), more=f'[log]\nfile = "{path}"'))
+    path.unlink()
+    path.mkdir()
+    one.signal(signal.SIGUSR1)
+    said = (
+        "the session log cannot be reopened, lines go on to the old file: "
+        f"[log] file {path}: Is a directory."
+    )
+    wait_until(lambda: said in one.messages())
+    assert "was reopened" not in one.messages()
+    for file, mistake in ((missing, f"there is no folder {missing.parent}"), (path, "a folder")):
+        one.write(config(Sink(), more=f'[log]\nfile = "{file}"'))
+        assert mistake in one.cli("check", "-c", str(one.path)).stderr
+        view = one.reload()
+        assert not view["ok"] and mistake in view["mistakes"][0], view
+
+
 _ACTIVATE = """
 import os, sys
 fds = [int(fd) for fd in sys.argv[1].split(",")]

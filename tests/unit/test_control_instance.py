@@ -215,6 +215,18 @@ def test_a_reload_that_changes_nothing_applies_nothing():
     play(scene)
 
 
+def test_a_reload_to_a_log_that_cannot_be_opened_is_refused(tmp_path):
+    async def scene(stage: Stage) -> None:
+        # /proc takes no new files, also not from root.
+        stage.file = TEXT + '[log]\nfile = "/proc/sessions.log"\n'
+        view = await stage.host.reload()
+        assert view.mistakes == ("[log] file /proc/sessions.log: No such file or directory.",)
+        stage.file = TEXT + f'[log]\nfile = "{tmp_path}/sessions.log"\n'
+        assert (await stage.host.reload()).changes == ("[log]: file changed",)
+
+    play(scene)
+
+
 def test_generations_grow():
     async def scene(stage: Stage) -> None:
         for weight in (1, 2, 3):

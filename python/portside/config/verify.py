@@ -1,9 +1,10 @@
 """Keys judged against each other: `mistakes` that refuse a configuration, `doubts` that only warn.
 
-Pure but for three questions to the system, all about this machine as it is: does a user or group
-exist, may we bind a port below 1024, and which ports does the kernel give to others. Each rule is
-one small generator; its findings name the path to blame and, in `needs`, the other paths it relied
-on, so that a key that is itself wrong does not cause a second, misleading message.
+Pure but for four questions to the system, all about this machine as it is: does a user, a group
+or the log's folder exist, may we bind a port below 1024, and which ports does the kernel give to
+others. Each rule is one small generator; its findings name the path to blame and, in `needs`, the
+other paths it relied on, so that a key that is itself wrong does not cause a second, misleading
+message.
 """
 
 from __future__ import annotations
@@ -262,6 +263,17 @@ def _admin(config: Config) -> Iterator[Finding]:
             yield Finding((table, "listen"), "this is TCP only", _q(address), '"ip:port"')
 
 
+def _log_file(config: Config) -> Iterator[Finding]:
+    if config.log.file is None:
+        return
+    path, folder = ("log", "file"), os.path.dirname(config.log.file)
+    if os.path.isdir(config.log.file):
+        yield Finding(path, "this is a folder", _q(config.log.file), "a file in it")
+    elif not os.path.isdir(folder):
+        message = f"there is no folder {folder}"
+        yield Finding(path, message, _q(config.log.file), hint=f"mkdir -p {folder}")
+
+
 def _unsafe_writes(config: Config) -> Iterator[Finding]:
     for index, service in enumerate(config.services):
         if service.has_backup and service.require == "none":
@@ -420,6 +432,7 @@ _MISTAKES: Final = (
     _checks,
     _sources,
     _admin,
+    _log_file,
 )
 _DOUBTS: Final = (
     _unsafe_writes,

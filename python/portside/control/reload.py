@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from portside.admin.views import ReloadView
 from portside.control.difference import changes, restart_mistakes
+from portside.control.log_file import refuse_unwritable
 from portside.errors import ConfigError, PortsideError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Reloader:
             if mistakes:
                 return _refused(mistakes)
             await self._instance.resolve_new(placed)
+            refuse_unwritable(placed.log.file)
             new = [server for server in placed.servers if _is_greeted_anew(old, server)]
             await self._instance.refuse_proxy_headers(placed, new)
             changed = changes(old, placed)

@@ -20,6 +20,7 @@ from portside.control.dataplane import EngineFactory, make_engine
 from portside.control.host import Host, Setup, version
 from portside.control.journal import log
 from portside.control.listeners import Listeners
+from portside.control.log_file import refuse_unwritable
 from portside.control.notify import Notifier, take_inherited_listeners
 from portside.errors import ExitCode, PortsideError
 
@@ -92,9 +93,10 @@ class Supervisor:
 
     def _on_reopen_signal(self) -> None:
         try:
+            refuse_unwritable(self._host.instance.config.log.file)
             self._host.instance.plane.reopen_log()
         except PortsideError as error:
-            log.error("the session log cannot be reopened: %s", error)
+            log.error("the session log cannot be reopened, lines go on to the old file: %s", error)
         else:
             log.info("SIGUSR1: the session log was reopened")
 
