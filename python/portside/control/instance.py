@@ -87,6 +87,8 @@ class Instance:
         self._late_closes = LateCloses()
         self._trends = Trends()
         self._resets_lost: set[tuple[str, str]] = set()
+        self._seeded: set[str] = set()
+        """Destinations whose TIME_WAITs of an earlier process the ledger was told."""
 
     # ---- life
 
@@ -121,6 +123,7 @@ class Instance:
         )
         self._spawn(self._monitor.run(), "health")
         await self._first_checks()
+        await self._seed_unstamped()
         # What was decided without any health is not a decision that the first one could change.
         await self.change(lambda world: replace(world, decisions={}))
         self.plane.start()
@@ -133,13 +136,28 @@ class Instance:
     async def _seed_ports(self) -> None:
         """Tells the ledger of an earlier process' TIME_WAITs, where the kernel would refuse them.
 
-        With timestamps it does not: an explicit bind reuses them at once.
+        With timestamps at both ends it does not: an explicit bind reuses them at once.
         """
         resolved = self._destinations()
         ours = (server for server in self.config.servers if server.source.ports)
         wanted = [d for server in ours for d in picture.destinations_of(server, resolved)]
-        if not wanted or timewait.timestamps_are_on():
-            return
+        if wanted and not timewait.timestamps_are_on():
+            await self._seed(wanted)
+            self._seeded.update(wanted)
+
+    async def _seed_unstamped(self) -> None:
+        """The same for servers that turn out to have no timestamps, once each.
+
+        A check tells before the first session; without one the first close does.
+        """
+        found = {row["destination"] for row in self.port_rows() if row["peer_timestamps"] is False}
+        if self._monitor is not None:
+            found |= self._monitor.unstamped
+        if new := found - self._seeded:
+            self._seeded |= new
+            await self._seed(sorted(new))
+
+    async def _seed(self, wanted: Sequence[str]) -> None:
         try:
             held = await asyncio.to_thread(timewait.held, wanted)
         except OSError as error:
@@ -484,6 +502,7 @@ class Instance:
                 self._announcer.tell("close_deadlines", text, server=server)
             rows = self.port_rows()
             self._trends.add(self._now(), rows)
+            await self._seed_unstamped()
             lost = {(row["server"], row["destination"]) for row in rows if row["resets_lost"]}
             for server, destination in sorted(lost - self._resets_lost):
                 text = (

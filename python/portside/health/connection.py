@@ -298,6 +298,15 @@ async def _readable(sock: socket.socket) -> None:
         loop.remove_reader(fd)
 
 
+def has_timestamps(sock: socket.socket) -> bool:
+    """Whether both ends of a TCP connection use timestamps. Source: tcp_info.tcpi_options."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)
+    except OSError:
+        return True
+    return bool(info[5] & 1)  # TCPI_OPT_TIMESTAMPS, linux/tcp.h
+
+
 def reset(sock: socket.socket) -> None:
     """Closes at once with an RST and leaves no TIME_WAIT. Never raises."""
     with contextlib.suppress(OSError):

@@ -71,6 +71,8 @@ class Prober:
         self._closing: set[asyncio.Task[None]] = set()
         self._wants_tls: set[str] = set()
         self._functions = FunctionWorkers()
+        self.unstamped: set[str] = set()
+        """Destinations whose TCP has no timestamps, of those that checks lease ports towards."""
 
     async def check(self, target: Target, turn: int = 0) -> CheckResult:
         """One check; ends within ``target.timeout_s``, whatever the server does. Never raises.
@@ -192,7 +194,7 @@ class Prober:
         if not target.leases_ports or self._ports is None:
             return Way(destination, source)
         avoid = tuple(one.source for one in before if one.source)
-        return Way(destination, "", target.name, self._ports, avoid)
+        return Way(destination, "", target.name, self._ports, avoid, self.unstamped)
 
     async def _check_from(self, target: Target, way: Way, deadline: float) -> DestinationResult:
         loop = asyncio.get_running_loop()
