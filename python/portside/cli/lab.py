@@ -8,11 +8,9 @@ import os
 import platform
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +26,8 @@ from portside.demo.mariadb import find_program
 from portside.errors import ExitCode
 from portside.lab import hosts, page, picture, report
 from portside.lab.errors import LabError
-from portside.lab.run import FOLDER_PREFIX, Progress, Result, measure
+from portside.lab.folder import clean_folders
+from portside.lab.run import Progress, Result, measure
 from portside.lab.scale import FULL, QUICK, Scale, available_bytes, check_memory
 from portside.lab.strategies import STRATEGIES, Strategy, choose
 
@@ -87,9 +86,7 @@ def clean() -> int:
     _become_able()
     with hosts.only_lab():
         gone = hosts.clean()
-        folders = list(Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"))
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
+        folders = clean_folders()
     what = [*gone, *map(str, folders)]
     print(f"removed: {', '.join(what)}" if what else "nothing was left behind")
     return ExitCode.GOOD
