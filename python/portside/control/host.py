@@ -49,13 +49,14 @@ class Setup:
         config: loaded.
         load: reads the configuration again for a reload; None: it did not come from a file.
         path: where it came from, for people.
-        always_admin: serve the default admin socket too, not only what ``[admin]`` names.
+        is_process: the process is ours alone: serve the default admin socket too, not only what
+            ``[admin]`` names, and write the session log to standard output unasked.
     """
 
     config: Config
     load: Callable[[], Config] | None = None
     path: str = ""
-    always_admin: bool = False
+    is_process: bool = False
 
 
 class Host:
@@ -70,7 +71,13 @@ class Host:
         lookup: Lookup = look_up,
     ) -> None:
         self.setup = setup
-        self.instance = Instance(setup.config, listeners=listeners, factory=factory, lookup=lookup)
+        self.instance = Instance(
+            setup.config,
+            listeners=listeners,
+            factory=factory,
+            lookup=lookup,
+            owns_stdout=setup.is_process,
+        )
         self.reloader = Reloader(self.instance)
         self.on_reload: Callable[[], None] = lambda: None
         """Called after every reload that was put in force, wherever it was asked for."""
@@ -95,7 +102,7 @@ class Host:
     def _open_doors(self) -> None:
         config = self.setup.config
         admin = config.admin
-        if self.setup.always_admin or admin.socket_written is not None:
+        if self.setup.is_process or admin.socket_written is not None:
             path = Path(admin.socket)
             listener = open_unix(path, ADMIN_SOCKET_MODE)
             app = server.build(self, version())

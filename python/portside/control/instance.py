@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -56,6 +57,8 @@ class Instance:
         listeners: sockets inherited from a service manager.
         factory: makes the engine; a double in unit tests.
         lookup: resolves a host name, blocking.
+        owns_stdout: whether the session log may go to standard output unasked; in a program that
+            embeds a balancer it goes there only with a ``[log]`` table.
     """
 
     def __init__(
@@ -65,7 +68,9 @@ class Instance:
         listeners: Listeners | None = None,
         factory: EngineFactory = make_engine,
         lookup: Lookup = look_up,
+        owns_stdout: bool = True,
     ) -> None:
+        self._owns_stdout = owns_stdout
         self.listeners = listeners or Listeners()
         self.ring = EventRing(start=int(time.time() * 1000))
         self.accepting = True
@@ -421,6 +426,7 @@ class Instance:
     def _snapshot(self, composed: Composition, accepting: bool) -> dict[str, Any]:
         self._generation += 1
         world = composed.world
+        is_asked = self._owns_stdout or "log" in world.config.model_fields_set
         return snapshot.build(
             world.config,
             generation=self._generation,
@@ -430,6 +436,7 @@ class Instance:
             paused=world.overrides.paused,
             max_sessions=fd_need(world.config, file_limit()).max_sessions,
             listen_fds=self.listeners.fds,
+            log_path=None if is_asked else os.devnull,
         )
 
     def _destinations(self) -> dict[str, tuple[str, ...]]:

@@ -34,7 +34,7 @@ class Supervisor:
         self._path = path
         self._notifier = Notifier()
         self._host = Host(
-            Setup(config, lambda: load(path), str(path), always_admin=True),
+            Setup(config, lambda: load(path), str(path), is_process=True),
             listeners=Listeners(take_inherited_listeners()),
             factory=factory,
         )
