@@ -8,20 +8,19 @@ import os
 import platform
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from portside import _core
+from portside.cli.sigterm import ended_by_sigterm
 from portside.demo.mariadb import find_program
 from portside.errors import ExitCode
 from portside.lab import hosts, page, picture, report
@@ -72,7 +71,7 @@ def main(options: Options) -> int:
     if not has_haproxy:
         console.print("HAProxy is not installed, so it is not compared: apt-get install haproxy")
     try:
-        with _ended_by_sigterm(), hosts.only_lab():
+        with ended_by_sigterm(), hosts.only_lab():
             results = _run_all(console, strategies, scale, options.server)
     except KeyboardInterrupt:
         console.print("Ended by Ctrl-C; namespaces and processes are gone.")
@@ -236,17 +235,3 @@ def _become_able() -> None:
     if own:
         command = [unshare, *own, sys.executable, "-m", "portside", *sys.argv[1:]]
         os.execve(unshare, command, {**os.environ, _INSIDE: "1"})  # noqa: S606 (no shell wanted)
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM cleans up as Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
