@@ -141,6 +141,21 @@ def test_no_sign_of_life_while_the_control_loop_hangs(run_portside, manager):
     wait_until(lambda: len(manager.hear()) > heard)
 
 
+def test_a_reload_signal_during_the_start_is_remembered(run_portside):
+    one = run_portside(config(Sink()), start=False)
+    one.launch()
+
+    def handled() -> bool:
+        status = Path(f"/proc/{one.pid}/status").read_text()
+        return bool(int(status.partition("SigCgt:\t")[2][:16], 16) & 1 << (signal.SIGHUP - 1))
+
+    wait_until(handled, 10, step_s=0.001)
+    one.signal(signal.SIGHUP)
+    wait_until(lambda: "; ready in " in one.messages(), 20)
+    wait_until(lambda: one.events("reload"), 20, "the signal was forgotten")
+    assert one.returncode is None and "Traceback" not in one.messages()
+
+
 def test_a_standard_error_that_nobody_reads_stops_nothing(run_portside):
     server = ChaosServer()
     reader, writer = os.pipe()
