@@ -151,8 +151,9 @@ def test_a_reload_replaces_the_token_also_on_open_connections(doors: Doors) -> N
 
 def test_a_crowd_with_every_descriptor_gone_is_told_once_and_ends(doors: Doors) -> None:
     one = doors.one
+    before = one.open_files()
     with crowd(doors, "metrics", 10):
-        wait_until(lambda: one.open_files() > 0)
+        wait_until(lambda: one.open_files() >= before + 10)
         limits = resource.prlimit(one.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(one.pid, resource.RLIMIT_NOFILE, (one.open_files(), limits[1]))
         cpu = one.cpu_s()

@@ -7,13 +7,12 @@ something else than was asked. Bodies are bounded in bytes and in time.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from portside.admin.connections import IDLE_S
 from portside.control.refusal import Refusal
-from portside.control.verbs import MAX_WEIGHT
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -36,9 +35,9 @@ class ReloadBody(_Body):
 
 
 class WeightBody(_Body):
-    """``weight``: null goes back to the file's."""
+    """``weight``: null goes back to the file's; the verb knows the range."""
 
-    weight: Annotated[int, Field(ge=0, le=MAX_WEIGHT)] | None
+    weight: int | None
 
 
 class SwitchBody(_Body):

@@ -21,6 +21,8 @@ from portside.control.limits import DOOR_CONNECTIONS
 
 IDLE_S = 5.0
 """How long a connection may go without a complete request, before its first and between two."""
+UNREAD_S = 30.0
+"""How long the end of an answer may wait for a client that reads slowly, or not at all."""
 SWEEP_S = 1.0
 ACCEPTS_PER_TURN = 16
 """Of one turn of the loop, which has checks to make meanwhile."""
@@ -34,11 +36,17 @@ class Connection(H11Protocol):
     """One HTTP connection that knows since when it waits for a request."""
 
     waits_since = 0.0
+    is_lost = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection has just begun."""
         self.waits_since = self.loop.time()
         super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Its descriptor is free."""
+        self.is_lost = True
+        super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
         """An answer is on its way; what follows is the wait for the next request."""
@@ -49,6 +57,11 @@ class Connection(H11Protocol):
     def is_waiting(self) -> bool:
         """Whether no request is being answered: also one of which only a part has come."""
         return self.cycle is None or self.cycle.response_complete
+
+    def is_silent(self, now: float) -> bool:
+        """Whether it has waited too long, for a request or for its client to take the answer."""
+        limit_s = UNREAD_S if self.transport.get_write_buffer_size() else IDLE_S
+        return self.is_waiting and now - self.waits_since >= limit_s
 
 
 class Acceptor:
@@ -102,11 +115,11 @@ class Acceptor:
 
     async def _begin(self, accepted: socket.socket) -> None:
         try:
-            transport, connection = await self._loop.connect_accepted_socket(self._make, accepted)
+            _, connection = await self._loop.connect_accepted_socket(self._make, accepted)
         except OSError:
             accepted.close()
             return
-        if not transport.is_closing():
+        if not connection.is_lost:
             self._open.add(connection)
 
     def _count(self) -> int:
@@ -114,7 +127,8 @@ class Acceptor:
         return len(self._open) + len(self._beginning)
 
     def _forget_closed(self) -> None:
-        self._open = {one for one in self._open if not one.transport.is_closing()}
+        # Not those that are only closing: until all is sent they hold their descriptor.
+        self._open = {one for one in self._open if not one.is_lost}
 
     def _make_room(self) -> bool:
         """Closes the connection that has waited longest, else the longest busy; False: none may go.
@@ -157,7 +171,7 @@ class Acceptor:
         now = self._loop.time()
         self._forget_closed()
         for connection in list(self._open):
-            if connection.is_waiting and now - connection.waits_since >= IDLE_S:
+            if connection.is_silent(now):
                 self._end(connection)
         self._sweep = self._loop.call_later(SWEEP_S, self._close_silent)
 

@@ -20,7 +20,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from portside.admin.address import ensure_directory
-from portside.admin.connections import IDLE_S, Acceptor, Connection
+from portside.admin.connections import Acceptor, Connection
 from portside.control.owner import Owner, explain_bind_failure, name_of, split_tcp
 from portside.errors import PortsideError
 
@@ -136,7 +136,7 @@ class HttpServer:
             lifespan="off",
             server_header=False,
             ws="none",
-            timeout_keep_alive=int(IDLE_S),
+            timeout_keep_alive=3600,  # ours is shorter, and ends clients that do not read as well
             timeout_graceful_shutdown=1,
         )
         self._server = _QuietServer(self._config)

@@ -51,7 +51,8 @@ class Reloader:
             if mistakes:
                 return _refused(mistakes)
             await self._instance.resolve_new(placed)
-            refuse_unwritable(placed.log.file)
+            if not dry_run:  # which makes no file
+                refuse_unwritable(placed.log.file)
             new = [server for server in placed.servers if _is_greeted_anew(old, server)]
             await self._instance.refuse_proxy_headers(placed, new)
             changed = changes(old, placed)

@@ -57,6 +57,8 @@ async def header_refusals(
         for server in servers
         if server.send_proxy
     ]
+    if not asked:
+        return Refusals((), ())
     prober = Prober()
     try:
         answers = await asyncio.gather(*(prober.greet(target) for target in asked))
