@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import settings
 
 from tests.support.chaos import ChaosServer
 from tests.support.servers import Database, MariaDB, MySQL9, fetch_mysql9, find_program, start_trio
 from tests.support.tls import make_certificates
+
+# A busy machine is no failure; pytest-timeout ends what hangs.
+settings.register_profile("portside", deadline=None)
+settings.load_profile("portside")
 
 
 class Trio(NamedTuple):

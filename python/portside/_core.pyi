@@ -156,9 +156,10 @@ class PortLease:
 
         Args:
             how: "server-first" (their FIN, then our RST), "server-first-fin" (their FIN, then
-                ours), "reset", "not-connected", "port-in-use" (bind EADDRINUSE), "tuple-in-use"
-                (connect EADDRNOTAVAIL), "open-at-server" (connect met the port's former
-                connection), "source-gone" (bind EADDRNOTAVAIL), "unused".
+                ours), "we-first" and "we-first-no-timestamps" (our FIN first, with and without
+                TCP timestamps at both ends), "reset", "not-connected", "port-in-use" (bind
+                EADDRINUSE), "tuple-in-use" (connect EADDRNOTAVAIL), "open-at-server" (connect met
+                the port's former connection), "source-gone" (bind EADDRNOTAVAIL), "unused".
         """
 
 @final

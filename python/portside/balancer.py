@@ -58,7 +58,8 @@ class Balancer:
 
     Args:
         config: a ``Config``, a path, or TOML text (a ``str`` with a line break in it). ``listen =
-            "127.0.0.1:0"`` takes a free port, which ``address`` tells.
+            "127.0.0.1:0"`` takes a free port, which ``address`` tells. Without a ``[log]`` table
+            no session log is written: standard output is the program's.
         factory: makes the engine; for tests of Portside itself.
         lookup: resolves a host name of a server.
 

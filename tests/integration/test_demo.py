@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 from portside.demo import hosts as where
 from portside.demo.stage import Stage
+
+from tests.support.waiting import wait_until
 
 
 def _ignore(*_: object) -> None:
@@ -61,3 +65,25 @@ def test_the_command_prints_its_table():
         assert part in done.stdout
     if os.geteuid() != 0:
         assert "need root" in done.stdout
+
+
+def test_kept_running_its_hint_works_and_sigterm_cleans_up(folder):
+    with (folder / "out").open("w") as out:
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "portside", "demo", "--seconds", "2", "--keep"],
+            stdout=out,
+            stderr=out,
+            env={**os.environ, "TMPDIR": str(folder)},
+        )
+    said = (folder / "out").read_text
+    try:
+        wait_until(lambda: "status: " in said() and said().endswith("\n"), 60)
+        (hint,) = re.findall(r"^  status: (.*)$", said(), re.MULTILINE)
+        command = shlex.split(hint)
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        assert shown.returncode == 0 and "db1" in shown.stdout, shown
+    finally:
+        demo.terminate()
+        code = demo.wait(30)
+    assert code == 130, said()
+    assert [path.name for path in folder.iterdir()] == ["out"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from portside.health.judge import CheckResult, Status
 from portside.health.probe import Prober
-from portside.health.target import Target
+from portside.health.target import CloseRule, Target
 
 from tests.support.chaos import (
     COLUMN,
@@ -24,6 +24,7 @@ from tests.support.chaos import (
     _read_packet,
 )
 from tests.support.servers import MONITOR_PASSWORD, MONITOR_USER, Database
+from tests.support.socket_table import TIME_WAIT
 from tests.support.waiting import wait_until
 
 FAST = 0.3
@@ -52,6 +53,17 @@ def target(address: str, **values) -> Target:
 
 def address_of(server: Database) -> str:
     return f"{server.address}:{server.port}"
+
+
+def sides(port: int) -> tuple[int, int]:
+    """Sockets in TIME_WAIT that have ``port`` as their own, and as the other side's."""
+    found = [0, 0]
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, state, *_ = line.split()
+        if state == TIME_WAIT:
+            found[0] += local.endswith(f":{port:04X}")
+            found[1] += remote.endswith(f":{port:04X}")
+    return found[0], found[1]
 
 
 def open_descriptors() -> int:
@@ -329,6 +341,33 @@ def test_proxy_header_is_sent_as_local(mariadb_factory):
     proxied = target(address_of(server), type="login", send_proxy=True)
     assert check(proxied, times=5).status is Status.L7OK
     assert server.status("Aborted_connects") == before
+
+
+@pytest.mark.parametrize(
+    ("to_server", "is_right"),
+    [
+        ("eof-reset", lambda theirs, ours: (theirs, ours) == (0, 0)),
+        # Their FIN was first, and ours answered it.
+        ("eof", lambda theirs, ours: (theirs, ours) == (6, 0)),
+        # Over loopback their FIN may be faster than our close: then they keep it.
+        ("linger2", lambda theirs, ours: ours == 0),
+        ("fin", lambda theirs, ours: theirs + ours == 6),
+    ],
+)
+def test_checks_close_by_the_rule_of_their_server(mariadb_factory, to_server, is_right):
+    """Who keeps the TIME_WAITs, and that no login counts as aborted."""
+    server = mariadb_factory()
+    aborted = server.status("Aborted_clients"), server.status("Aborted_connects")
+    before = sides(server.port)
+    rule = CloseRule(to_server)
+    assert check(target(address_of(server), type="login", close=rule), times=6).status.passed
+
+    def left() -> tuple[int, int]:
+        now = sides(server.port)
+        return now[0] - before[0], now[1] - before[1]
+
+    wait_until(lambda: is_right(*left()), 5, f"TIME_WAITs: {left()}")
+    assert (server.status("Aborted_clients"), server.status("Aborted_connects")) == aborted
 
 
 def test_ipv6():

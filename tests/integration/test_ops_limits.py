@@ -64,12 +64,12 @@ def test_a_configuration_that_cannot_fit_is_refused_with_the_arithmetic(run_port
     # 500 sessions, one listener for each of two workers, a check and its successor, and the rest.
     assert (
         "the configuration does not fit: 500 sessions x 2 + 2 listening sockets (1 x 2 workers)"
-        " + 2 for checks + 64 = 1,068 open files, but the limit is 400, enough for 166 sessions;"
-        " raise it (LimitNOFILE= or ulimit -Hn) to 1,068, or lower max_connections"
+        " + 2 for checks + 144 = 1,148 open files, but the limit is 400, enough for 126 sessions;"
+        " raise it (LimitNOFILE= or ulimit -Hn) to 1,148, or lower max_connections"
     ) in one.messages()
-    one.write(config(Sink(), "max_connections = 166", "workers = 2"))
+    one.write(config(Sink(), "max_connections = 126", "workers = 2"))
     one.start()
-    assert one.admin.get("/v1/status")["max_sessions"] == 166
+    assert one.admin.get("/v1/status")["max_sessions"] == 126
 
 
 def test_without_descriptors_accepting_pauses_and_goes_on(run_portside):

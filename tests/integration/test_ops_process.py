@@ -5,6 +5,8 @@ The plain ways (a drain, a second signal, an address of HAProxy's) are in test_c
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.chaos import ChaosServer
 from tests.support.instance import settle
 from tests.support.lab import Load, Sink
 from tests.support.waiting import wait_until
@@ -23,7 +26,9 @@ from tests.support.waiting import wait_until
 ECONNREFUSED = 111
 
 
-def config(sink: Sink, listen: str = '"127.0.0.1:0"', more: str = "", workers: int = 2) -> str:
+def config(
+    sink: Sink | ChaosServer, listen: str = '"127.0.0.1:0"', more: str = "", workers: int = 2
+) -> str:
     return f"""
 [portside]
 workers = {workers}
@@ -136,6 +141,53 @@ def test_no_sign_of_life_while_the_control_loop_hangs(run_portside, manager):
     wait_until(lambda: len(manager.hear()) > heard)
 
 
+def test_a_reload_signal_during_the_start_is_remembered(run_portside):
+    one = run_portside(config(Sink()), start=False)
+    one.launch()
+
+    def handled() -> bool:
+        status = Path(f"/proc/{one.pid}/status").read_text()
+        return bool(int(status.partition("SigCgt:\t")[2][:16], 16) & 1 << (signal.SIGHUP - 1))
+
+    wait_until(handled, 10, step_s=0.001)
+    one.signal(signal.SIGHUP)
+    wait_until(lambda: "; ready in " in one.messages(), 20)
+    wait_until(lambda: one.events("reload"), 20, "the signal was forgotten")
+    assert one.returncode is None and "Traceback" not in one.messages()
+
+
+def test_a_standard_error_that_nobody_reads_stops_nothing(run_portside):
+    server = ChaosServer()
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    one = run_portside(config(server), start=False, stderr=writer)
+    one.launch()
+    os.close(writer)
+    wait_until(lambda: one.socket.exists() and one.server("db1")["state"] == "up", 20)
+    for _ in range(700):  # two messages each
+        one.admin.post("/v1/services/a/pause")
+        one.admin.post("/v1/services/a/resume")
+    server.stop()
+    wait_until(lambda: one.server("db1")["state"] == "down", 20, "checks stand still")
+    os.set_blocking(reader, False)
+    text = ""
+
+    def told() -> bool:
+        nonlocal text
+        with contextlib.suppress(BlockingIOError):
+            while more := os.read(reader, 1 << 16):
+                text += more.decode()
+        return "messages were lost: whoever reads standard error was too slow" in text
+
+    wait_until(told, 20)
+    for _ in range(100):
+        one.admin.post("/v1/services/a/pause")
+        one.admin.post("/v1/services/a/resume")
+    one.signal(signal.SIGTERM)
+    assert one.wait() == 0
+    os.close(reader)
+
+
 def test_the_session_log_is_reopened_on_sigusr1_and_loses_nothing(run_portside, folder):
     sink = Sink()
     path = folder / "sessions.log"
@@ -155,6 +207,25 @@ def test_the_session_log_is_reopened_on_sigusr1_and_loses_nothing(run_portside, 
     assert one.stats()["log"] == {"written_total": done["sessions_ok"], "dropped_total": 0}
     for each in [*moved, path]:
         assert each.read_bytes().endswith(b"}\n"), f"half a line in {each}"
+
+
+def test_a_session_log_that_cannot_be_opened_is_never_called_open(run_portside, folder):
+    path, missing = folder / "sessions.log", folder / "nowhere" / "sessions.log"
+    one = run_portside(config(Sink(), more=f'[log]\nfile = "{path}"'))
+    path.unlink()
+    path.mkdir()
+    one.signal(signal.SIGUSR1)
+    said = (
+        "the session log cannot be reopened, lines go on to the old file: "
+        f"[log] file {path}: Is a directory."
+    )
+    wait_until(lambda: said in one.messages())
+    assert "was reopened" not in one.messages()
+    for file, mistake in ((missing, f"there is no folder {missing.parent}"), (path, "a folder")):
+        one.write(config(Sink(), more=f'[log]\nfile = "{file}"'))
+        assert mistake in one.cli("check", "-c", str(one.path)).stderr
+        view = one.reload()
+        assert not view["ok"] and mistake in view["mistakes"][0], view
 
 
 _ACTIVATE = """

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,8 @@ password = "{MONITOR_PASSWORD}"
 interval = "50ms"
 timeout = "500ms"
 fall = 1
+[close]
+to_server = "{sys.argv[2]}"
 [[server]]
 name = "db1"
 address = "{DB_ADDRESS}:3306"
@@ -66,6 +69,10 @@ def run(balancer):
         "errors": report["errors"], "states": sorted({s for s, _ in seen}),
         "checks": sorted({c for _, c in seen}), "resets_lost": row.resets_lost,
         "events": sorted(set(kinds)), "closes": row.closes,
+        "fin_wait": sum(
+            line.split()[3] in ("04", "05")
+            for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+        ),
     }
 
 with Hosts() as hosts, path(hosts, PathPlan(delay_us=200, eats_resets=True)):
@@ -86,16 +93,21 @@ with Hosts() as hosts, path(hosts, PathPlan(delay_us=200, eats_resets=True)):
 """
 
 
-def test_a_path_that_eats_resets_costs_no_client_and_no_verdict(place):
+def run(place, to_server: str) -> dict[str, Any]:
     done = subprocess.run(
-        place.command(sys.executable, "-c", _RUN, str(place.temporary)),
+        place.command(sys.executable, "-c", _RUN, str(place.temporary), to_server),
         capture_output=True,
         text=True,
         check=False,
         env={**place.environment, "PYTHONPATH": os.getcwd()},
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_a_path_that_eats_resets_costs_no_client_and_no_verdict(place):
+    found = run(place, "eof-reset")
     assert (found["failed"], found["errors"]) == (0, []), found
     assert found["ok"] > 1000, found
     aborted_clients, aborted_connects = found["aborted"]
@@ -107,3 +119,12 @@ def test_a_path_that_eats_resets_costs_no_client_and_no_verdict(place):
     assert set(found["checks"]) <= {"L7OK", "SOCKERR"}, found
     # Closed by resets until it was noticed, by FINs from then on.
     assert found["closes"]["eof-reset"] < 400 < found["closes"]["eof"], found
+
+
+def test_with_eof_nothing_depends_on_resets(place):
+    """Sessions and checks end by FINs alone: nothing is lost, and nothing stays half closed."""
+    found = run(place, "eof")
+    assert (found["failed"], found["errors"]) == (0, []), found
+    assert found["states"] == ["up"] and found["checks"] == ["L7OK"], found
+    assert not found["resets_lost"] and "resets_lost" not in found["events"], found
+    assert found["fin_wait"] == 0, found

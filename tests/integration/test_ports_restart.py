@@ -11,12 +11,13 @@ from portside.ports import timewait
 
 from tests.support.instance import Instance
 from tests.support.lab import Load, Sink
+from tests.support.namespace import Namespace
 from tests.support.waiting import wait_until
 
 SESSIONS = 12
 
 
-def config(address: str) -> str:
+def config(address: str, source: str = "127.0.0.5") -> str:
     """We close first: each session leaves a TIME_WAIT on our side."""
     return f"""
 [portside]
@@ -24,7 +25,7 @@ workers = 1
 [log]
 sessions = "errors"
 [source]
-addresses = ["127.0.0.5"]
+addresses = ["{source}"]
 ports = "23000-23019"
 reserve = 0
 [close]
@@ -45,6 +46,10 @@ servers = ["db1"]
 def row(one: Instance) -> dict:
     (found,) = one.admin.get("/v1/ports")
     return found
+
+
+def total(one: Instance, count: str) -> int:
+    return sum(found[count] for found in one.admin.get("/v1/ports"))
 
 
 def sysctl(namespace, name: str, value: int) -> None:
@@ -91,6 +96,40 @@ def test_without_timestamps_the_ledger_is_seeded(namespace, run_portside):
     assert "no source port is left, of 20" in text and "has no timestamps" in text
     report = load(namespace, 1)
     assert report["errors"][0]["errno"] == 1041, "not before they are due"
+
+
+@pytest.mark.parametrize("timestamps", [0, 1])
+def test_a_server_without_timestamps_is_seeded_by_its_first_check(
+    namespace, run_portside, timestamps
+):
+    """Our own sysctl says nothing of the other end, which the kernel asks just as well."""
+    sources = [f"10.213.77.{host}" for host in range(1, 9)]
+    with Namespace() as far:
+        peer = ("type", "veth", "peer", "name", "far", "netns", far.name)
+        namespace.ip("link", "add", "near", *peer)
+        for host in sources:
+            namespace.ip("addr", "add", f"{host}/24", "dev", "near")
+        namespace.ip("link", "set", "near", "up")
+        far.ip("addr", "add", "10.213.77.9/24", "dev", "far")
+        far.ip("link", "set", "far", "up")
+        sysctl(far, "net.ipv4.tcp_timestamps", timestamps)
+        sink = far.inside(lambda: Sink(close="wait", listen=["10.213.77.9:3306"]))
+        text = config(sink.address, '", "'.join(sources)).replace("check = false", "")
+        one = run_portside(text.replace("reserve = 0", "reserve = 1"), prefix=namespace.prefix)
+        assert load(namespace, 80)["sessions_ok"] == 80
+        wait_until(lambda: total(one, "in_use") == 0, 5)
+        one.stop()
+        one.start()
+        if timestamps:
+            assert total(one, "time_wait") == 0
+            assert load(namespace, 150)["sessions_ok"] == 150
+            assert "still in TIME_WAIT" not in one.messages()
+        else:
+            assert "80 source ports are still in TIME_WAIT" in one.messages()
+            assert total(one, "time_wait") == 80
+            report = load(namespace, 60)
+            assert (report["sessions_ok"], report["errors"]) == (60, [])
+        assert total(one, "wasted_probes") == 0
 
 
 def test_with_timestamps_every_port_works_at_once(namespace, run_portside):

@@ -7,6 +7,7 @@ import urllib.request
 from typing import Any
 
 import pytest
+from portside.demo.held_port import HeldPort
 from portside.errors import PortsideError
 
 from tests.support.instance import Instance
@@ -43,8 +44,6 @@ sessions = "errors"
 [source]
 addresses = ["127.0.0.2", "127.0.0.3"]
 ports = "{ports}"
-[metrics]
-listen = "127.0.0.1:29606"
 {more}
 [[server]]
 name = "db1"
@@ -122,11 +121,13 @@ def test_a_leak_is_told_before_it_ends(run_portside):
 
 def test_metrics_say_the_same(run_portside):
     sink = Sink()
-    one = run_portside(config(sink))
+    with HeldPort() as held:
+        metrics = f"127.0.0.1:{held.port}"
+    one = run_portside(config(sink, f'[metrics]\nlisten = "{metrics}"'))
     (address,) = one.service("a")["listen"]
     Load(address, concurrency=4, connections=50).wait()
     wait_until(lambda: sum(row["in_use"] for row in rows(one)) == 0, 5)
-    with urllib.request.urlopen("http://127.0.0.1:29606/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=5) as answer:
         text = answer.read().decode()
     labels = f'destination="{sink.address}",server="db1",source="127.0.0.2"'
     states = {}

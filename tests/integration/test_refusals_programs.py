@@ -36,7 +36,10 @@ SAID = {
     ),
     "denied": (1130, r"client address 127\.0\.0\.1 is not allowed here \(allow, deny\)"),
     "many": (1203, r"client address 127\.0\.0\.1 already has max_connections_per_client sessions"),
-    "proxied": (1043, r"no PROXY header within 1 s; accept_proxy lists 127\.0\.0\.1:\d+"),
+    "proxied": (
+        1043,
+        r"no PROXY header within 1 s; accept_proxy has a network that 127\.0\.0\.1 is in",
+    ),
 }
 # What a server itself said is passed on as it is.
 PASSED_ON = {

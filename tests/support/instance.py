@@ -34,6 +34,7 @@ class Instance:
         pass_fds: descriptors that stay open.
         interpreter: what stands before ``-m portside``; this Python.
         stdout: instead of ``out.log``.
+        stderr: instead of ``err.log``, which ``start`` and ``messages`` read.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Instance:
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
         stdout: int | None = None,
+        stderr: int | None = None,
         interpreter: Sequence[str] = (sys.executable,),
     ) -> None:
         self.folder = folder
@@ -53,6 +55,7 @@ class Instance:
         self.admin = AdminClient(str(self.socket), timeout_s=30.0)
         self._prefix, self._interpreter = list(prefix), list(interpreter)
         self._pass_fds, self._stdout = tuple(pass_fds), stdout
+        self._stderr = stderr
         self._env = {**os.environ, **(env or {}), "PORTSIDE_ADMIN": str(self.socket)}
         self._process: subprocess.Popen[bytes] | None = None
         self.write(text)
@@ -77,7 +80,7 @@ class Instance:
                 [*self._prefix, *self._interpreter, "-m", "portside", "run", "-c", str(self.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=out if self._stdout is None else self._stdout,
-                stderr=err,
+                stderr=err if self._stderr is None else self._stderr,
                 env=self._env,
                 pass_fds=self._pass_fds,
             )

@@ -40,7 +40,7 @@ def verdict(text: str) -> Config | ConfigError:
         return error
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(PATHS), junk)
 @example(("server",), {})
 @example(("server",), [])
@@ -59,7 +59,7 @@ def test_any_value_anywhere(path: tuple[str | int, ...], value: Any) -> None:
         assert str(found)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(PATHS), st.text(max_size=5), junk)
 def test_any_key_anywhere(path: tuple[str | int, ...], key: str, value: Any) -> None:
     node: Any = WHOLE
@@ -70,13 +70,13 @@ def test_any_key_anywhere(path: tuple[str | int, ...], key: str, value: Any) -> 
         assert isinstance(found, Config | ConfigError)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, len(EVERY_KEY)), st.integers(0, 40), st.text(max_size=3))
 def test_any_cut_of_the_text(at: int, length: int, inserted: str) -> None:
     verdict(EVERY_KEY[:at] + inserted + EVERY_KEY[at + length :])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from(PATHS), min_size=2, max_size=6), junk)
 def test_several_broken_places_at_once(paths: list[tuple[str | int, ...]], value: Any) -> None:
     tables = copy.deepcopy(WHOLE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from portside.config import loads, positions
 from portside.config.dump import dump, write_value
@@ -112,7 +112,6 @@ def as_toml(tables: dict[str, Any]) -> str:
     return "\n".join(f"{key} = {write_value(value)}" for key, value in tables.items())
 
 
-@settings(deadline=None)
 @given(files())
 def test_a_configuration_survives_being_written(tables: dict[str, Any]) -> None:
     config = loads(as_toml(tables))

@@ -243,24 +243,24 @@ def test_too_many_promised_sessions_are_refused_with_the_arithmetic() -> None:
     need = limits.fd_need(config, 1024)
     assert not need.fits
     assert need.text == (
-        "600 sessions x 2 + 4 listening sockets (2 x 2 workers) + 4 for checks + 64 = 1,272 open"
-        " files, but the limit is 1,024, enough for 476 sessions; raise it (LimitNOFILE= or ulimit"
-        " -Hn) to 1,272, or lower max_connections"
+        "600 sessions x 2 + 4 listening sockets (2 x 2 workers) + 4 for checks + 144 = 1,352 open"
+        " files, but the limit is 1,024, enough for 436 sessions; raise it (LimitNOFILE= or ulimit"
+        " -Hn) to 1,352, or lower max_connections"
     )
-    assert limits.fd_need(config, 1272).fits
-    assert not limits.fd_need(config, 1271).fits
+    assert limits.fd_need(config, 1352).fits
+    assert not limits.fd_need(config, 1351).fits
 
 
 def test_without_limits_the_sessions_follow_from_the_file_limit() -> None:
     config = loads(SIZED.format(a="", b="", s="", t=""))
-    assert limits.fd_need(config, 1024).max_sessions == 476
+    assert limits.fd_need(config, 1024).max_sessions == 436
     assert not limits.fd_need(config, 60).fits
 
 
 def test_a_configured_maximum_counts_as_promised() -> None:
-    text = SIZED.format(a="", b="", s="", t="").replace("= 2\n", "= 2\nmax_sessions = 477\n", 1)
+    text = SIZED.format(a="", b="", s="", t="").replace("= 2\n", "= 2\nmax_sessions = 437\n", 1)
     need = limits.fd_need(loads(text), 1024)
-    assert (need.max_sessions, need.fits) == (477, False)
+    assert (need.max_sessions, need.fits) == (437, False)
 
 
 def test_origins_name_the_line_that_set_each_value() -> None:

@@ -98,6 +98,13 @@ LOGIN = '[check]\nuser = "m"'
          'server "db1" address: no source address is IPv4'),
         ({"globals": '[admin]\nlisten = "127.0.0.1:6060"'}, "listen: TCP needs a token"),
         ({"globals": '[metrics]\nlisten = "unix:/m"'}, "metrics.listen: this is TCP only"),
+        ({"globals": '[source]\naddresses = ["224.0.0.1"]'},
+         "source.addresses[0]: no connection can come from a multicast address"),
+        ({"globals": '[log]\nfile = "/nowhere/at/all/s.log"'},
+         "log.file: there is no folder /nowhere/at/all"),
+        ({"globals": '[log]\nfile = "/proc"'}, "log.file: this is a folder"),
+        ({"server": '[[server]]\nname = "db9"\naddress = ["10.0.0.9:3306", "10.0.0.9:3306"]'},
+         'server "db9" address: this address is twice here "10.0.0.9:3306"'),
     ],
 )  # fmt: skip
 def test_refused(parts: dict[str, str], mistake: str) -> None:
@@ -136,6 +143,11 @@ def test_allowed(parts: dict[str, str]) -> None:
         ({"globals": '[[user]]\nname = "a"\npassword = "p"'}, 'user "a": this has no effect'),
         ({"globals": '[source]\nports = "3000-4000"', "listen": '"0.0.0.0:3306"'},
          "listen: the port is also one of source.ports (3000-4000)"),
+        ({"globals": '[source]\nports = "20000-20099"\nreserve = 51'},
+         "source.reserve: only half of the ports, 50, can be kept for checks 51"),
+        # 192.0.2.0/24 is on no host: RFC 5737.
+        ({"globals": '[source]\naddresses = ["127.0.0.1", "192.0.2.0/30"]'},
+         "source.addresses: this host does not have 192.0.2.0 (nor 2 more) now"),
     ],
 )  # fmt: skip
 def test_doubtful(parts: dict[str, str], doubt: str) -> None:
@@ -144,7 +156,7 @@ def test_doubtful(parts: dict[str, str], doubt: str) -> None:
 
 
 def test_one_destination_without_a_source_is_a_doubt_and_all_are_a_mistake() -> None:
-    mixed = text(globals='[source]\naddresses = ["10.0.0.5"]').replace(
+    mixed = text(globals='[source]\naddresses = ["127.0.0.5"]').replace(
         '"10.0.0.11:3306"', '["10.0.0.11:3306", "[fd00::11]:3306"]'
     )
     found = [problem.message for problem in warnings(loads(mixed))]

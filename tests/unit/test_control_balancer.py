@@ -56,6 +56,19 @@ def test_a_whole_life(make, engines):
     assert engines[0].calls == ["start", "stop"]
 
 
+@pytest.mark.parametrize(
+    ("log", "path"),
+    [
+        ("", "/dev/null"),
+        ("[log]\nsessions = 'errors'\n", None),
+        ("[log]\nfile = '/tmp/s.log'\n", "/tmp/s.log"),
+    ],
+)
+def test_standard_output_is_the_programs(make, engines, log, path):
+    with make(LITERAL + log):
+        assert engines[0].snapshot["log"]["path"] == path
+
+
 def test_after_the_end_every_call_says_so(make):
     balancer = make()
     with pytest.raises(portside.PortsideError, match="does not run"):

@@ -5,6 +5,7 @@ Servers have ``check = false``, so that they are up at once and nothing is conne
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -214,6 +215,18 @@ def test_a_reload_that_changes_nothing_applies_nothing():
     play(scene)
 
 
+def test_a_reload_to_a_log_that_cannot_be_opened_is_refused(tmp_path):
+    async def scene(stage: Stage) -> None:
+        # /proc takes no new files, also not from root.
+        stage.file = TEXT + '[log]\nfile = "/proc/sessions.log"\n'
+        view = await stage.host.reload()
+        assert view.mistakes == ("[log] file /proc/sessions.log: No such file or directory.",)
+        stage.file = TEXT + f'[log]\nfile = "{tmp_path}/sessions.log"\n'
+        assert (await stage.host.reload()).changes == ("[log]: file changed",)
+
+    play(scene)
+
+
 def test_generations_grow():
     async def scene(stage: Stage) -> None:
         for weight in (1, 2, 3):
@@ -279,20 +292,79 @@ def test_a_dry_run_tells_and_changes_nothing():
 
 def test_a_failed_look_up_keeps_the_addresses_and_a_new_answer_is_taken():
     async def scene(stage: Stage) -> None:
-        names, config = stage.host.instance._names, stage.host.instance.config
-        known = dict(stage.names)
+        instance = stage.host.instance
+
+        async def events() -> list[str]:
+            last = instance.events()[-1].id if instance.events() else 0
+            await instance._resolve_again()
+            return [f"{event.kind}: {event.message}" for event in instance.events(last)]
+
         stage.names.clear()
-        found, news = await names.resolve_again(config)
-        assert found["db2"] == ("10.0.0.12:3306", "10.0.0.13:3306")
-        assert [entry[0] for entry in news] == ["resolve_failed"]
-        assert "10.0.0.12, 10.0.0.13 is kept" in news[0][1]
-        _, again = await names.resolve_again(config)
-        assert again == ()
-        stage.names = {name: ("10.0.0.44",) for name in known}
-        found, news = await names.resolve_again(config)
-        assert [entry[0] for entry in news] == ["resolved"]
-        await stage.host.instance._take_destinations(found)
+        (told,) = await events()
+        assert told.startswith("resolve_failed: ") and "10.0.0.12, 10.0.0.13 is kept" in told
+        assert stage.destinations("db2") == ["10.0.0.12:3306", "10.0.0.13:3306"]
+        assert await events() == []
+        stage.names = {"db2.example": ("10.0.0.44",)}
+        (told,) = await events()
+        assert told.startswith("resolved: ")
         assert stage.destinations("db2") == ["10.0.0.44:3306"]
+
+    play(scene)
+
+
+def test_a_look_up_that_a_reload_overtakes_undoes_nothing():
+    """Old hosts stay away, new ones keep their destinations, and what is removed is forgotten."""
+    moved = TEXT.replace("db2.example", "new.example")
+    third = '[[server]]\nname = "db3"\naddress = "db3.example:3306"\ncheck = false\n[[service]]'
+
+    async def scene(stage: Stage) -> None:
+        instance, asked, go_on = stage.host.instance, threading.Event(), threading.Event()
+        stage.names |= {"new.example": ("10.0.0.21",), "db3.example": ("10.0.0.31",)}
+        answers = {"db2.example": ("10.0.0.66",)}
+
+        def slow(name: str) -> tuple[str, ...]:
+            asked.set()
+            assert go_on.wait(10)
+            return answers[name]
+
+        instance._names._lookup = slow
+        refresh = asyncio.create_task(instance._resolve_again())
+        assert await asyncio.to_thread(asked.wait, 10)
+        instance._names._lookup = stage.lookup
+        stage.file = moved.replace("[[service]]", third)
+        assert (await stage.host.reload()).ok
+        go_on.set()
+        await refresh
+        assert stage.destinations("db2") == ["10.0.0.21:3306"]
+        assert stage.destinations("db3") == ["10.0.0.31:3306"]
+        assert set(instance._names._known) == {"new.example", "db3.example"}
+        stage.names["db2.example"] = ("10.0.0.77",)
+        stage.file = TEXT
+        assert (await stage.host.reload()).ok
+        assert stage.destinations("db2") == ["10.0.0.77:3306"], "an old answer was kept"
+
+    play(scene)
+
+
+def test_a_reload_takes_what_a_look_up_brought_meanwhile():
+    async def scene(stage: Stage) -> None:
+        instance = stage.host.instance
+        config = instance.fitted(loads(TEXT.replace("weight = 10", "weight = 20")))
+        await instance.resolve_new(config)
+        stage.names["db2.example"] = ("10.0.0.44",)
+        await instance._resolve_again()
+        await instance.take_config(config)
+        assert stage.destinations("db2") == ["10.0.0.44:3306"]
+
+    play(scene)
+
+
+def test_names_of_a_refused_file_are_forgotten():
+    async def scene(stage: Stage) -> None:
+        stage.names["new.example"] = ("10.0.0.21",)
+        stage.file = TEXT.replace("db2.example", "new.example")
+        assert (await stage.host.reload(dry_run=True)).ok
+        assert set(stage.host.instance._names._known) == {"db2.example"}
 
     play(scene)
 
@@ -360,5 +432,15 @@ def test_the_status_is_json():
 
         text = json.dumps(as_json(stage.host.status()))
         assert json.loads(text)["servers"][0]["state"] == "unchecked"
+
+    play(scene)
+
+
+@pytest.mark.parametrize("exponent", [63, 100, 20_000])
+def test_a_number_that_no_session_has_is_refused(exponent):
+    async def scene(stage: Stage) -> None:
+        with pytest.raises(Refusal, match=r"no session with such"):
+            await verbs.kill(stage.host.instance, 2**exponent)
+        assert stage.engine.closed == []
 
     play(scene)

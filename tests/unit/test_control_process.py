@@ -6,10 +6,12 @@ import json
 import logging
 import os
 import socket
+import threading
 
 import pytest
 from portside.control import journal
 from portside.control.limits import fitting_sessions, required
+from portside.control.line_writer import MAX_LINES, LineWriter, to_descriptor
 from portside.control.notify import Notifier, take_inherited_listeners, watchdog_interval_s
 from portside.control.resolve import is_name, resolve
 
@@ -65,21 +67,21 @@ def test_descriptors_that_are_no_listeners_are_skipped():
 
 
 def test_the_arithmetic_of_descriptors():
-    need = required(sessions=8000, listeners=3, workers=4, servers=5)
-    assert need.files == 16000 + 12 + 10 + 64
+    need = required(sessions=8000, listeners=3, workers=4, servers=5, doors=2)
+    assert need.files == 16000 + 12 + 10 + 2 * 80 + 64
     assert need.text == (
-        "8,000 sessions x 2 + 12 listening sockets (3 x 4 workers) + 10 for checks + 64 = 16,086"
+        "8,000 sessions x 2 + 12 listening sockets (3 x 4 workers) + 10 for checks + 224 = 16,246"
     )
 
 
-@pytest.mark.parametrize("limit", [0, 85, 86, 87, 88, 1024, 20000])
+@pytest.mark.parametrize("limit", [0, 165, 166, 167, 168, 169, 1024, 20000])
 def test_what_fits_is_what_is_required(limit):
-    sessions = fitting_sessions(limit, listeners=3, workers=4, servers=5)
+    sessions = fitting_sessions(limit, listeners=3, workers=4, servers=5, doors=1)
     if sessions:
-        assert required(sessions, 3, 4, 5).files <= limit
-        assert required(sessions + 1, 3, 4, 5).files > limit
+        assert required(sessions, 3, 4, 5, 1).files <= limit
+        assert required(sessions + 1, 3, 4, 5, 1).files > limit
     else:
-        assert required(1, 3, 4, 5).files > limit
+        assert required(1, 3, 4, 5, 1).files > limit
 
 
 def test_names_resolve_in_a_stable_order_and_failures_say_why():
@@ -94,8 +96,6 @@ def test_names_resolve_in_a_stable_order_and_failures_say_why():
 
 
 def test_a_resolver_that_hangs_holds_nobody_up():
-    import threading
-
     release = threading.Event()
 
     def lookup(name: str) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ def restored_logging():
     yield
     journal.log.handlers[:], journal.log.propagate = before[0], before[1]
     journal.log.setLevel(before[2])
-    for name in ("uvicorn", "uvicorn.error"):
+    for name in ("uvicorn", "uvicorn.error", "asyncio"):
         logging.getLogger(name).handlers[:] = []
 
 
@@ -130,6 +130,7 @@ def test_messages_as_json_carry_their_fields():
     out = io.StringIO()
     journal.attach("json", out)
     journal.log.warning("server db1 is down", extra={"kind": "server_down", "server": "db1"})
+    journal.flush()
     line = json.loads(out.getvalue())
     assert line.pop("time").endswith("Z")
     assert line == {
@@ -145,4 +146,39 @@ def test_messages_as_text():
     out = io.StringIO()
     journal.attach("text", out)
     journal.log.info("started")
+    journal.flush()
     assert out.getvalue().endswith("info    started\n")
+
+
+def test_lines_that_nobody_takes_are_counted_and_told_later():
+    """While the reader sleeps nobody waits; then come the lines that had room, and the count."""
+    awake, taken = threading.Event(), []
+
+    def write(text: str) -> None:
+        awake.wait(10)
+        taken.append(text)
+
+    lines = LineWriter(write, lambda lost: f"{lost} lost")
+    lines.put("first")  # the thread takes it, and waits for its reader
+    while lines._lines:
+        lines.flush(0.001)
+    for number in range(MAX_LINES + 7):
+        lines.put(str(number))
+    assert not lines.flush(0.01)
+    awake.set()
+    assert lines.flush(10)
+    lines.put("last")
+    assert lines.flush(10)
+    expected = ["first", *map(str, range(MAX_LINES)), "7 lost", "last"]
+    assert "".join(taken).splitlines() == expected
+
+
+def test_a_reader_that_is_gone_ends_nothing():
+    reader, writer = os.pipe()
+    os.close(reader)
+    lines = LineWriter(to_descriptor(writer), str)
+    lines.put("nobody reads this")
+    assert lines.flush(10)
+    lines.put("nor this")
+    assert lines.flush(10)
+    os.close(writer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from portside.health.judge import (
     STATUS_WORDS,
@@ -76,7 +76,6 @@ def test_verdicts(script, verdicts, kinds):
     assert (seen, events) == (verdicts, kinds)
 
 
-@settings(deadline=None)
 @given(st.text("+-", max_size=12), st.text("svn", min_size=1, max_size=40))
 def test_what_is_ours_never_changes_a_verdict(before, ours):
     state, _, _ = play(before)
@@ -89,7 +88,6 @@ def test_what_is_ours_never_changes_a_verdict(before, ours):
     assert (after.good, after.bad) == (state.good, state.bad)
 
 
-@settings(deadline=None)
 @given(st.text("+-sv", max_size=60))
 def test_verdict_follows_fall_and_rise(script):
     """Against the rule written the other way round: over the counted results only."""

@@ -545,7 +545,7 @@ def test_ten_thousand_lines(imported: Import) -> None:
     assert done.counts["carried"] == 10_000
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.sampled_from(

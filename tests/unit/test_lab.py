@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from portside.cli.lab import read_delay
 from portside.lab import page, picture, report
 from portside.lab.errors import LabError
+from portside.lab.folder import clean_folders, lab_folder
 from portside.lab.run import Result, Sample
 from portside.lab.scale import FULL, QUICK, available_bytes, check_memory, needed_bytes
 from portside.lab.strategies import STRATEGIES, By, Ports, choose, haproxy_cfg, portside_toml
@@ -178,3 +180,15 @@ def test_json_has_one_object_per_strategy():
     assert one["key"] == "direct" and one["failed"] == 3 and one["cpu_us"] is None
     assert one["time_wait_peak"] == {"web": 900, "proxy": 900, "db": 0}
     assert len(one["samples"]) == 2 and len(found["sentences"]) == 3
+
+
+def test_clean_spares_the_folder_of_a_lab_that_runs(tmp_path, monkeypatch):
+    """Also one with another /run, whose namespaces and lock this one does not see."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = tmp_path / "portside-lab-dead"
+    left.mkdir()
+    (tmp_path / "portside-lab-link").symlink_to(left)
+    with lab_folder() as running:
+        assert clean_folders() == [left]
+        assert running.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["portside-lab-link"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import portside
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from portside.cli import run_command
 from portside.errors import PortsideError
@@ -171,7 +171,6 @@ def test_every_figure_says_where_it_comes_from() -> None:
         assert all(f.formula and f.assumption and f.source and f.name for f in figures)
 
 
-@settings(deadline=None)
 @given(
     st.builds(
         Situation,

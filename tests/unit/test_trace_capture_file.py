@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from portside.trace.capture_file import MOST_PACKET_BYTES, CaptureFile, Packet
 from portside.trace.errors import TraceError
@@ -101,13 +101,11 @@ WHOLE = pcap([(n, bytes(n)) for n in range(5)])
 WHOLE_NG = section() + interface() + b"".join(enhanced(bytes(n), n) for n in range(5))
 
 
-@settings(deadline=None)
 @given(st.sampled_from([WHOLE[:4], WHOLE_NG[:4], b""]), st.binary(max_size=300))
 def test_any_bytes(magic: bytes, rest: bytes):
     read_it(magic + rest)
 
 
-@settings(deadline=None)
 @given(st.sampled_from([WHOLE, WHOLE_NG]), st.integers(4, 300), st.binary(max_size=24))
 def test_any_damage(data: bytes, at: int, damage: bytes):
     read_it(data[:at] + damage + data[at + len(damage) :])

@@ -102,7 +102,10 @@ impl Worker {
 
     fn bad_proxy_header(&mut self, session: &mut Session, why: &str) {
         session.proxy_header = None;
-        let text = format!("{why}; accept_proxy lists {}", session.client);
+        let text = match session.client.ip() {
+            Some(ip) => format!("{why}; accept_proxy has a network that {ip} is in"),
+            None => why.to_owned(),
+        };
         self.refuse(session, Cause::BadProxyHeader, errno::BAD_HANDSHAKE, &text);
     }
 }

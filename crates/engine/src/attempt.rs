@@ -71,6 +71,7 @@ impl Worker {
     ) -> Result<(), Failed> {
         let entry = &service.members[member];
         let server = &entry.server;
+        session.attempts += 1;
         let mut assigned = Assigned::new(entry, member);
         session.rules = entry.rules;
         match server.state.breaker.on(Breaker::Ask, self.now) {

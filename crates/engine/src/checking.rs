@@ -72,6 +72,12 @@ fn how(word: &str) -> Option<Closed> {
         "server-first" => Closed::ServerFirst,
         "server-first-fin" => Closed::ServerFirstFin,
         "open-at-server" => Closed::OpenAtServer,
+        "we-first" => Closed::WeFirst {
+            peer_timestamps: true,
+        },
+        "we-first-no-timestamps" => Closed::WeFirst {
+            peer_timestamps: false,
+        },
         "reset" => Closed::Reset,
         "not-connected" => Closed::NotConnected,
         "port-in-use" => Closed::PortInUse,

@@ -120,7 +120,7 @@ fn write_line(out: &mut Vec<u8>, format: LogFormat, session: &Session, now: u64)
         "commands",
         pooled.map_or_else(|| relay.commands(), |p| p.commands()),
     );
-    line.number("retries", u64::from(session.failures));
+    line.number("retries", u64::from(session.attempts.saturating_sub(1)));
     line.text("close_server", relay.server_close().word());
     line.text("close_client", relay.client_close().word());
     line.pair("end", relay.cause().word(), relay.end_phase().word());

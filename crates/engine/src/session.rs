@@ -161,8 +161,10 @@ pub struct Session {
     pub counted_client: Option<IpAddr>,
     /// Where it waits.
     pub queued_in: Option<Arc<ServiceState>>,
-    /// Failed attempts.
+    /// Failed attempts, and rounds in which nobody could be asked.
     pub failures: u32,
+    /// Connects begun.
+    pub attempts: u32,
     /// Members tried in this round, by position (the first 64; others may be tried twice).
     pub tried: u64,
     /// When a new round begins after every member failed.
@@ -219,6 +221,7 @@ impl Session {
             counted_client: None,
             queued_in: None,
             failures: 0,
+            attempts: 0,
             tried: 0,
             retry_at: None,
             last_failure: Cause::ConnectFailed,

@@ -121,11 +121,6 @@ class AdminClient:
 
     def _judge(self, response: http.client.HTTPResponse) -> None:
         level = response.getheader(API_HEADER)
-        if level is None and response.status == 503:  # the HTTP server's own, before ours
-            raise PortsideError(
-                f"the instance at {self.address} has too many connections to its admin API open;"
-                " try again."
-            )
         if level is None:
             raise PortsideError(f"what answers at {self.address} is not a Portside instance.")
         if level != API_LEVEL:

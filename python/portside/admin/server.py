@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,6 +21,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from portside.admin.bodies import NoBody, ReloadBody, SwitchBody, WeightBody
+from portside.admin.bodies import read as _body
 from portside.admin.client import API_HEADER, API_LEVEL, VERSION_HEADER
 from portside.admin.views import as_json
 from portside.control import verbs
@@ -34,23 +36,27 @@ if TYPE_CHECKING:
     from portside.control.host import Host
 
 MAX_SESSIONS = 10_000
-MAX_BODY_BYTES = 64 * 1024
 MAX_ID = 2**53
 """Of an event: what JavaScript's numbers hold exactly."""
 MAX_STREAMS = 64
-"""Readers of the event stream at a time, so that commands always find a connection (of 256)."""
+"""Readers of the event stream at a time, so that commands find a connection (control.limits)."""
 BEAT_S = 10.0
 """A comment after so much silence: a reader knows that we live, and we that it is gone."""
 RETRY_MS = 2000
 """How long a browser's EventSource waits before it connects again."""
 
 
+Token = Callable[[], str]
+"""The token in force now: a reload may change it under connections that stay open."""
+_STILL_VALID = "portside.token_is_still_valid"
+
+
 class _Door:
     """Says who we are in every answer, and lets nobody in over TCP without the token."""
 
-    def __init__(self, app: ASGIApp, version: str, token: str | None) -> None:
+    def __init__(self, app: ASGIApp, version: str, token: Token | None) -> None:
         self._app = app
-        self._token = None if token is None else token.encode()
+        self._token = token
         self._headers = [
             (VERSION_HEADER.lower().encode(), version.encode()),
             (API_HEADER.lower().encode(), API_LEVEL.encode()),
@@ -66,19 +72,23 @@ class _Door:
                 message["headers"] = [*message.get("headers", []), *self._headers]
             await send(message)
 
-        if self._token is not None and not self._has_token(scope):
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        if not self._is_valid(given):
             answer = _error(401, "a token is needed.", "Send Authorization: Bearer TOKEN.")
             await answer(scope, receive, named)
             return
+        scope[_STILL_VALID] = lambda: self._is_valid(given)
         await self._app(scope, receive, named)
 
-    def _has_token(self, scope: Scope) -> bool:
-        given = dict(scope["headers"]).get(b"authorization", b"")
+    def _is_valid(self, given: bytes) -> bool:
+        """Over a unix socket always: its mode was the permission."""
+        if self._token is None:
+            return True
         # Constant time: the comparison must not tell how much of a guess was right.
-        return self._token is not None and hmac.compare_digest(given, b"Bearer " + self._token)
+        return hmac.compare_digest(given, b"Bearer " + self._token().encode())
 
 
-def build(host: Host, version: str, token: str | None = None) -> Starlette:
+def build(host: Host, version: str, token: Token | None = None) -> Starlette:
     """The application; ``token`` None means that the transport itself is the permission (unix)."""
     api = _Api(host)
     read = ["GET"]
@@ -102,7 +112,7 @@ def build(host: Host, version: str, token: str | None = None) -> Starlette:
         Route("/v1/services/{service}/pause", api.pause, methods=act),
         Route("/v1/services/{service}/resume", api.resume, methods=act),
         Route("/v1/services/{service}/switch", api.switch, methods=act),
-        Route("/v1/sessions/{session:int}/kill", api.kill, methods=act),
+        Route("/v1/sessions/{session}/kill", api.kill, methods=act),
     ]
     return Starlette(
         routes=routes,
@@ -189,6 +199,8 @@ class _Api:
         async def lines() -> AsyncIterator[str]:
             yield f"retry: {RETRY_MS}\n\n"
             async for event in ring.follow(after, BEAT_S):
+                if not request.scope[_STILL_VALID]():
+                    return  # it was let in with a token that a reload has replaced
                 yield ": still here\n\n" if event is None else _sse(event)
 
         return StreamingResponse(
@@ -199,8 +211,8 @@ class _Api:
         return JSONResponse(self._host.config_view())
 
     async def reload(self, request: Request) -> Response:
-        body = await _body(request)
-        view = await self._host.reload(dry_run=body.get("dry_run") is True)
+        asked = await _body(request, ReloadBody)
+        view = await self._host.reload(dry_run=asked.dry_run)
         if not view.ok:
             raise Refusal(view.message, status=409, mistakes=view.mistakes)
         return JSONResponse(as_json(view))
@@ -215,30 +227,31 @@ class _Api:
         return await self._set_server(request, AdminState.READY)
 
     async def _set_server(self, request: Request, state: AdminState) -> Response:
+        await _body(request, NoBody)
         return _said(await verbs.set_server(self._instance, request.path_params["server"], state))
 
     async def weight(self, request: Request) -> Response:
-        weight = (await _body(request)).get("weight")
-        if weight is not None and (not isinstance(weight, int) or isinstance(weight, bool)):
-            raise Refusal("weight must be a whole number.", 'Send {"weight": 10}, or null.')
+        asked = await _body(request, WeightBody)
         service, server = request.path_params["service"], request.path_params["server"]
-        return _said(await verbs.set_weight(self._instance, service, server, weight))
+        return _said(await verbs.set_weight(self._instance, service, server, asked.weight))
 
     async def pause(self, request: Request) -> Response:
+        await _body(request, NoBody)
         return _said(await verbs.set_pause(self._instance, request.path_params["service"], True))
 
     async def resume(self, request: Request) -> Response:
+        await _body(request, NoBody)
         return _said(await verbs.set_pause(self._instance, request.path_params["service"], False))
 
     async def switch(self, request: Request) -> Response:
-        server = (await _body(request)).get("server")
-        if not isinstance(server, str):
-            raise Refusal("which server?", 'Send {"server": "db1"}.')
+        asked = await _body(request, SwitchBody)
         service = request.path_params["service"]
-        return _said(await verbs.switch(self._instance, service, server))
+        return _said(await verbs.switch(self._instance, service, asked.server))
 
     async def kill(self, request: Request) -> Response:
-        return _said(await verbs.kill(self._instance, request.path_params["session"]))
+        await _body(request, NoBody)
+        session = _whole("a session", request.path_params["session"], verbs.MAX_SESSION)
+        return _said(await verbs.kill(self._instance, session))
 
 
 def _said(sentence: str) -> Response:
@@ -259,20 +272,3 @@ def _whole(name: str, text: str, most: int) -> int:
 def _sse(event: Event) -> str:
     """One server-sent event; JSON has no line break, so one data line holds it."""
     return f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(asdict(event))}\n\n"
-
-
-async def _body(request: Request) -> dict[str, Any]:
-    raw = b""
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > MAX_BODY_BYTES:
-            raise Refusal("the request is too large.", status=413)
-    if not raw.strip():
-        return {}
-    try:
-        body = json.loads(raw)
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        raise Refusal("the request's body is not a JSON object.")
-    return body

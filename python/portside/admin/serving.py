@@ -20,10 +20,12 @@ import uvicorn
 from starlette.applications import Starlette
 
 from portside.admin.address import ensure_directory
+from portside.admin.connections import Acceptor, Connection
 from portside.control.owner import Owner, explain_bind_failure, name_of, split_tcp
 from portside.errors import PortsideError
 
-BACKLOG = 128
+BACKLOG = 1024
+"""A crowd of connections must not fill the kernel's queue before a health check's."""
 
 
 def open_unix(path: Path, mode: int) -> socket.socket:
@@ -122,34 +124,42 @@ class _QuietServer(uvicorn.Server):
 class HttpServer:
     """One application on one listening socket, on the running loop."""
 
-    def __init__(self, app: Starlette, listener: socket.socket) -> None:
+    def __init__(self, app: Starlette, listener: socket.socket, name: str) -> None:
         self._listener = listener
-        self._path = _bound_path(listener)
-        config = uvicorn.Config(
+        self._name = name
+        self._config = uvicorn.Config(
             app,
+            http=Connection,
             log_config=None,
             log_level="warning",
             access_log=False,
             lifespan="off",
             server_header=False,
             ws="none",
-            timeout_keep_alive=5,
+            timeout_keep_alive=3600,  # ours is shorter, and ends clients that do not read as well
             timeout_graceful_shutdown=1,
-            limit_concurrency=256,
         )
-        self._server = _QuietServer(config)
+        self._server = _QuietServer(self._config)
+        self._acceptor: Acceptor | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Serves from now on; returns once requests are taken."""
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        # No sockets: the acceptor hands connections over.
+        self._task = asyncio.create_task(self._server.serve(sockets=[]))
         while not self._server.started and not self._task.done():
             await asyncio.sleep(0.005)
         if self._task.done():
             self._task.result()
+        self._acceptor = Acceptor(self._listener, self._name, self._make_connection)
+
+    def _make_connection(self) -> Connection:
+        return Connection(self._config, self._server.server_state, {})
 
     async def stop(self, unlink: Path | None = None) -> None:
         """Ends open requests within a second and closes the socket; removes its file if ours."""
+        if self._acceptor is not None:
+            self._acceptor.stop()
         self._server.should_exit = True
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=3.0)
@@ -158,8 +168,3 @@ class HttpServer:
         if unlink is not None:
             with contextlib.suppress(OSError):
                 unlink.unlink()
-
-
-def _bound_path(listener: socket.socket) -> str:
-    name = listener.getsockname()
-    return name if isinstance(name, str) else ""

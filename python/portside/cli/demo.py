@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 from rich.live import Live
 
+from portside.cli.sigterm import ended_by_sigterm
 from portside.demo import hosts as where
 from portside.demo import report
 from portside.demo.database import APP_PASSWORD, APP_USER, DatabaseError
@@ -36,7 +39,7 @@ def main(seconds: int, keep: bool) -> int:
         console.print("Three hosts in network namespaces: web, proxy, db.")
     try:
         console.print("Starting a MariaDB primary and two replicas ...")
-        with Stage(hosts) as stage:
+        with ended_by_sigterm(), Stage(hosts) as stage:
             paths = _measure_all(console, stage, seconds)
             _conclude(console, paths, hosts)
             if keep:
@@ -110,8 +113,11 @@ def _keep(console: Console, stage: Stage) -> None:
         host, port = target.rsplit(":", 1)
         command = f"{enter} mariadb -h {host} -P {port} -u {APP_USER} -p{APP_PASSWORD} app".strip()
         console.print(f"  {service}:  {command}", highlight=False, soft_wrap=True)
+    # As it works in any shell, whether or not a .venv is in its PATH.
     for name, verb in (("status", "show"), ("live", "top")):
-        command = f"portside {verb} -a {stage.folder}/admin.sock"
-        console.print(f"  {name}:  {command}", highlight=False, soft_wrap=True)
+        command = shlex.join([sys.executable, "-m", "portside", verb, "-a"])
+        console.print(
+            f"  {name}:  {command} {stage.folder}/admin.sock", highlight=False, soft_wrap=True
+        )
     while True:
         time.sleep(3600)

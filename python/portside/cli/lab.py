@@ -8,22 +8,19 @@ import os
 import platform
 import re
 import shlex
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from portside import _core
+from portside.cli.sigterm import ended_by_sigterm
 from portside.demo.mariadb import find_program
 from portside.errors import ExitCode
 from portside.lab import hosts, page, picture, report
@@ -32,7 +29,8 @@ from portside.lab.facts import catalog
 from portside.lab.facts import report as facts_report
 from portside.lab.facts.fact import Fact
 from portside.lab.facts.run import run as run_facts
-from portside.lab.run import FOLDER_PREFIX, Progress, Result, measure
+from portside.lab.folder import clean_folders
+from portside.lab.run import Progress, Result, measure
 from portside.lab.scale import FULL, QUICK, Scale, available_bytes, check_memory
 from portside.lab.strategies import STRATEGIES, Strategy, choose
 
@@ -80,7 +78,7 @@ def main(options: Options) -> int:
     if not has_haproxy:
         console.print("HAProxy is not installed, so it is not compared: apt-get install haproxy")
     try:
-        with _ended_by_sigterm(), hosts.only_lab():
+        with ended_by_sigterm(), hosts.only_lab():
             results = _run_all(console, strategies, scale, options.server)
     except KeyboardInterrupt:
         console.print(_ENDED)
@@ -100,7 +98,7 @@ def facts(quick: bool, json_file: Path | None) -> int:
     console = Console()
     chosen = catalog.choose(quick)
     try:
-        with _ended_by_sigterm(), hosts.only_lab(), _facts_view(console, len(chosen)) as show:
+        with ended_by_sigterm(), hosts.only_lab(), _facts_view(console, len(chosen)) as show:
             results = run_facts(chosen, show)
     except KeyboardInterrupt:
         console.print(_ENDED)
@@ -126,9 +124,7 @@ def clean() -> int:
     _become_able()
     with hosts.only_lab():
         gone = hosts.clean()
-        folders = list(Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"))
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
+        folders = clean_folders()
     what = [*gone, *map(str, folders)]
     print(f"removed: {', '.join(what)}" if what else "nothing was left behind")
     return ExitCode.GOOD
@@ -297,17 +293,3 @@ def _become_able() -> None:
     if own:
         command = [unshare, *own, sys.executable, "-m", "portside", *sys.argv[1:]]
         os.execve(unshare, command, {**os.environ, _INSIDE: "1"})  # noqa: S606 (no shell wanted)
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM cleans up as Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -12,8 +12,10 @@ def main(config: Path) -> int:
     Raises:
         PortsideError: the start failed; the caller prints it and exits 1.
     """
-    # Until the supervisor takes signals, an early reload signal must not end the process.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Until the supervisor takes signals, a reload signal must not end the process nor be forgotten:
+    # the file may have been read already.
+    early: list[int] = []
+    signal.signal(signal.SIGHUP, lambda number, _frame: early.append(number))
     from portside.control import supervisor
 
-    return supervisor.run(config)
+    return supervisor.run(config, early_reloads=early)

@@ -58,10 +58,12 @@ def fd_need(config: Config, limit: int) -> FdNeed:
     listeners = sum(len(service.listen) for service in config.services)
     destinations = sum(len(server.addresses) for server in config.servers)
     workers = config.portside.workers
-    fitting = fitting_sessions(limit, listeners, workers, destinations)
+    # The admin socket counts always: a program that embeds a Balancer has one descriptor too many.
+    doors = 1 + (config.admin.listen is not None) + (config.metrics.listen is not None)
+    fitting = fitting_sessions(limit, listeners, workers, destinations, doors)
     promised = promised_sessions(config)
     wanted = max(promised, config.portside.max_sessions or 0)
-    need = required(wanted or fitting, listeners, workers, destinations)
+    need = required(wanted or fitting, listeners, workers, destinations, doors)
     fits = need.files <= limit and fitting > 0
     if fits:
         text = f"{need.text}, and the limit is {limit:,}, enough for {fitting:,} sessions"

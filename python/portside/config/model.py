@@ -179,7 +179,8 @@ class Close(Table):
     to_server: ToServer = "eof-reset"
     """Towards the server. "eof-reset": QUIT, wait for the server's FIN, RST: no TIME_WAIT anywhere.
     "eof": the same with a FIN. "linger2": QUIT, then let the kernel forget the socket. "reset-now":
-    RST without waiting, counted as Aborted_clients. "fin": our FIN first, TIME_WAIT on our side."""
+    RST without waiting; counted as Aborted_clients where QUIT is lost. "fin": our FIN first,
+    TIME_WAIT on our side."""
     to_client: Literal["fin-reset", "fin"] = "fin-reset"
     """Towards the client. "fin-reset": wait for its FIN, then RST. "fin": a plain close."""
     deadline_s: Seconds = Field(default=1.0, alias="deadline")

@@ -1,18 +1,21 @@
 """Keys judged against each other: `mistakes` that refuse a configuration, `doubts` that only warn.
 
-Pure but for three questions to the system, all about this machine as it is: does a user or group
-exist, may we bind a port below 1024, and which ports does the kernel give to others. Each rule is
-one small generator; its findings name the path to blame and, in `needs`, the other paths it relied
-on, so that a key that is itself wrong does not cause a second, misleading message.
+Pure but for five questions to the system, all about this machine as it is: does a user, a group
+or the log's folder exist, is an address on it, may we bind a port below 1024, and which ports does
+the kernel give to others. Each rule is one small generator; its findings name the path to blame
+and, in `needs`, the other paths it relied on, so that a key that is itself wrong does not cause a
+second, misleading message.
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
 import grp
 import ipaddress
 import os
 import pwd
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -238,6 +241,8 @@ def _sources(config: Config) -> Iterator[Finding]:
             tables.append((("server", index, "source"), server.source.addresses))
     for path, addresses in tables:
         for number, address in enumerate(addresses):
+            if (why := _cannot_connect_from(address)) is not None:
+                yield Finding((*path, "addresses", number), why, _q(address))
             if address in ("0.0.0.0", "::"):
                 message = "this is no address to connect from; ports would be taken on all of them"
                 hint = "leave source.addresses out to use what the route says"
@@ -256,6 +261,57 @@ def _sources(config: Config) -> Iterator[Finding]:
             )
 
 
+def _cannot_connect_from(source: str) -> str | None:
+    if "%" in source:
+        return "an address with a scope cannot be used; give the interface a global one"
+    if ipaddress.ip_network(source).is_multicast:
+        return "no connection can come from a multicast address"
+    return None
+
+
+def _own_destinations(config: Config) -> Iterator[Finding]:
+    for index, server in enumerate(config.servers):
+        for address in dict.fromkeys(a for a in server.addresses if server.addresses.count(a) > 1):
+            yield Finding(("server", index, "address"), "this address is twice here", _q(address))
+
+
+def _absent_sources(config: Config) -> Iterator[Finding]:
+    """Only a doubt: a virtual address may come later."""
+    for path, source in _source_tables(config):
+        gone = [ip for ip in source.ips if not _cannot_connect_from(ip) and not _is_here(ip)]
+        if gone:
+            others = f" (nor {len(gone) - 1} more)" if len(gone) > 1 else ""
+            message = f"this host does not have {gone[0]}{others} now: used once it is here"
+            yield Finding((*path, "addresses"), message)
+
+
+def _is_here(ip: str) -> bool:
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            tried.bind((ip, 0))
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
+    return True
+
+
+def _large_reserve(config: Config) -> Iterator[Finding]:
+    for path, source in _source_tables(config):
+        if source.ports is None:
+            continue
+        most = (source.ports[1] - source.ports[0] + 1) // 2
+        if source.reserve > most:
+            message = f"only half of the ports, {most}, can be kept for checks"
+            yield Finding((*path, "reserve"), message, str(source.reserve))
+
+
+def _source_tables(config: Config) -> Iterator[tuple[Path, Source]]:
+    yield ("source",), config.source
+    for index, server in enumerate(config.servers):
+        if server.source != config.source:
+            yield ("server", index, "source"), server.source
+
+
 def _admin(config: Config) -> Iterator[Finding]:
     admin = config.admin
     if admin.listen is not None and admin.token is None:
@@ -269,6 +325,17 @@ def _admin(config: Config) -> Iterator[Finding]:
     for table, address in (("admin", admin.listen), ("metrics", config.metrics.listen)):
         if address is not None and address.kind == "unix":
             yield Finding((table, "listen"), "this is TCP only", _q(address), '"ip:port"')
+
+
+def _log_file(config: Config) -> Iterator[Finding]:
+    if config.log.file is None:
+        return
+    path, folder = ("log", "file"), os.path.dirname(config.log.file)
+    if os.path.isdir(config.log.file):
+        yield Finding(path, "this is a folder", _q(config.log.file), "a file in it")
+    elif not os.path.isdir(folder):
+        message = f"there is no folder {folder}"
+        yield Finding(path, message, _q(config.log.file), hint=f"mkdir -p {folder}")
 
 
 def _unsafe_writes(config: Config) -> Iterator[Finding]:
@@ -429,7 +496,9 @@ _MISTAKES: Final = (
     _requirements,
     _checks,
     _sources,
+    _own_destinations,
     _admin,
+    _log_file,
 )
 _DOUBTS: Final = (
     _unsafe_writes,
@@ -439,6 +508,8 @@ _DOUBTS: Final = (
     _same_instance,
     _unused,
     _own_ports,
+    _absent_sources,
+    _large_reserve,
     _kernel_ports,
     _privileged_ports,
 )

@@ -13,6 +13,8 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
+from starlette.applications import Starlette
+
 from portside.admin import metrics, server
 from portside.admin.serving import HttpServer, open_tcp, open_unix
 from portside.admin.views import ReloadView, StatusView
@@ -47,13 +49,14 @@ class Setup:
         config: loaded.
         load: reads the configuration again for a reload; None: it did not come from a file.
         path: where it came from, for people.
-        always_admin: serve the default admin socket too, not only what ``[admin]`` names.
+        is_process: the process is ours alone: serve the default admin socket too, not only what
+            ``[admin]`` names, and write the session log to standard output unasked.
     """
 
     config: Config
     load: Callable[[], Config] | None = None
     path: str = ""
-    always_admin: bool = False
+    is_process: bool = False
 
 
 class Host:
@@ -68,7 +71,13 @@ class Host:
         lookup: Lookup = look_up,
     ) -> None:
         self.setup = setup
-        self.instance = Instance(setup.config, listeners=listeners, factory=factory, lookup=lookup)
+        self.instance = Instance(
+            setup.config,
+            listeners=listeners,
+            factory=factory,
+            lookup=lookup,
+            owns_stdout=setup.is_process,
+        )
         self.reloader = Reloader(self.instance)
         self.on_reload: Callable[[], None] = lambda: None
         """Called after every reload that was put in force, wherever it was asked for."""
@@ -93,19 +102,29 @@ class Host:
     def _open_doors(self) -> None:
         config = self.setup.config
         admin = config.admin
-        if self.setup.always_admin or admin.socket_written is not None:
+        if self.setup.is_process or admin.socket_written is not None:
             path = Path(admin.socket)
             listener = open_unix(path, ADMIN_SOCKET_MODE)
             app = server.build(self, version())
-            self._doors.append((HttpServer(app, listener), path))
+            self._doors.append((HttpServer(app, listener, f"admin socket {path}"), path))
         if admin.listen is not None:
-            if admin.token is None:  # config.verify says it first; never open without one
-                raise PortsideError("[admin] listen needs a token.")
-            app = server.build(self, version(), admin.token.reveal())
-            self._doors.append((HttpServer(app, open_tcp(str(admin.listen))), None))
+            self._token()
+            app = server.build(self, version(), self._token)
+            self._open_tcp_door(app, "admin API", str(admin.listen))
         if config.metrics.listen is not None:
-            app = metrics.build(self, version())
-            self._doors.append((HttpServer(app, open_tcp(str(config.metrics.listen))), None))
+            self._open_tcp_door(
+                metrics.build(self, version()), "metrics", str(config.metrics.listen)
+            )
+
+    def _token(self) -> str:
+        """The admin token in force, so that a reload replaces it for every request that follows."""
+        token = self.instance.config.admin.token
+        if token is None:  # config.verify says it first; never open without one
+            raise PortsideError("[admin] listen needs a token.")
+        return token.reveal()
+
+    def _open_tcp_door(self, app: Starlette, what: str, address: str) -> None:
+        self._doors.append((HttpServer(app, open_tcp(address), f"{what} at {address}"), None))
 
     async def stop(self, timeout_s: float = 2.0) -> int:
         """Ends everything, the admin API last; returns sessions cut hard."""

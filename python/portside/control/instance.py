@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from typing import Any
 from portside.admin.views import PortView, ServerView, ServiceView, SessionView
 from portside.config import snapshot
 from portside.config.limits import fd_need, file_limit
-from portside.config.model import Config
+from portside.config.model import Config, Server
 from portside.control import picture
 from portside.control.announce import Announcer
 from portside.control.dataplane import DataPlane, EngineFactory, make_engine
@@ -36,6 +37,7 @@ from portside.control.resolve import Lookup, look_up
 from portside.control.state import Composition, Overrides, World, actions, compose
 from portside.errors import PortsideError
 from portside.health.monitor import HealthMonitor, ServerHealth
+from portside.health.proxy_header import header_refusals
 from portside.ports import timewait
 from portside.ports.trend import Trends
 
@@ -55,6 +57,8 @@ class Instance:
         listeners: sockets inherited from a service manager.
         factory: makes the engine; a double in unit tests.
         lookup: resolves a host name, blocking.
+        owns_stdout: whether the session log may go to standard output unasked; in a program that
+            embeds a balancer it goes there only with a ``[log]`` table.
     """
 
     def __init__(
@@ -64,7 +68,9 @@ class Instance:
         listeners: Listeners | None = None,
         factory: EngineFactory = make_engine,
         lookup: Lookup = look_up,
+        owns_stdout: bool = True,
     ) -> None:
+        self._owns_stdout = owns_stdout
         self.listeners = listeners or Listeners()
         self.ring = EventRing(start=int(time.time() * 1000))
         self.accepting = True
@@ -86,6 +92,8 @@ class Instance:
         self._late_closes = LateCloses()
         self._trends = Trends()
         self._resets_lost: set[tuple[str, str]] = set()
+        self._seeded: set[str] = set()
+        """Destinations whose TIME_WAITs of an earlier process the ledger was told."""
 
     # ---- life
 
@@ -98,8 +106,10 @@ class Instance:
         """
         raise_file_limit()
         config = self.fitted(self._written)
-        destinations = await self._names.resolve_new(config)
-        self._composed = compose(World(config, Overrides(), destinations), {}, self._now())
+        await self._names.resolve_new(config)
+        await self.refuse_proxy_headers(config, config.servers)
+        world = World(config, Overrides(), self._names.destinations(config))
+        self._composed = compose(world, {}, self._now())
         self._applied = self._snapshot(self._composed, True)
         self._plane = await asyncio.to_thread(DataPlane, self._applied, self._factory)
         for address in self.listeners.unused(config):
@@ -118,6 +128,7 @@ class Instance:
         )
         self._spawn(self._monitor.run(), "health")
         await self._first_checks()
+        await self._seed_unstamped()
         # What was decided without any health is not a decision that the first one could change.
         await self.change(lambda world: replace(world, decisions={}))
         self.plane.start()
@@ -130,13 +141,28 @@ class Instance:
     async def _seed_ports(self) -> None:
         """Tells the ledger of an earlier process' TIME_WAITs, where the kernel would refuse them.
 
-        With timestamps it does not: an explicit bind reuses them at once.
+        With timestamps at both ends it does not: an explicit bind reuses them at once.
         """
         resolved = self._destinations()
         ours = (server for server in self.config.servers if server.source.ports)
         wanted = [d for server in ours for d in picture.destinations_of(server, resolved)]
-        if not wanted or timewait.timestamps_are_on():
-            return
+        if wanted and not timewait.timestamps_are_on():
+            await self._seed(wanted)
+            self._seeded.update(wanted)
+
+    async def _seed_unstamped(self) -> None:
+        """The same for servers that turn out to have no timestamps, once each.
+
+        A check tells before the first session; without one the first close does.
+        """
+        found = {row["destination"] for row in self.port_rows() if row["peer_timestamps"] is False}
+        if self._monitor is not None:
+            found |= self._monitor.unstamped
+        if new := found - self._seeded:
+            self._seeded |= new
+            await self._seed(sorted(new))
+
+    async def _seed(self, wanted: Sequence[str]) -> None:
         try:
             held = await asyncio.to_thread(timewait.held, wanted)
         except OSError as error:
@@ -348,16 +374,14 @@ class Instance:
             text = f"{kind} {name}, removed by a reload: {count} outlived its drain: closed"
             self._announcer.tell("sessions_closed", text)
 
-    async def take_config(
-        self, config: Config, destinations: Mapping[str, tuple[str, ...]]
-    ) -> None:
-        """Puts a checked configuration in force; overrides that still fit are kept."""
+    async def take_config(self, config: Config) -> None:
+        """Puts a checked and resolved configuration in force; overrides that still fit are kept."""
 
         def alter(world: World) -> World:
             return replace(
                 world,
                 config=config,
-                destinations=destinations,
+                destinations=self._names.destinations(config),
                 overrides=world.overrides.fitted(config),
             )
 
@@ -378,13 +402,31 @@ class Instance:
             raise PortsideError(f"the configuration does not fit: {need.text}.")
         return self.listeners.place(config)
 
-    async def resolve_new(self, config: Config) -> dict[str, tuple[str, ...]]:
-        """Destinations for ``config``: known names as they are, new ones looked up; may raise."""
-        return await self._names.resolve_new(config)
+    async def resolve_new(self, config: Config) -> None:
+        """Looks up the names of ``config`` that are not known yet; may raise."""
+        await self._names.resolve_new(config)
+
+    async def refuse_proxy_headers(self, config: Config, servers: Sequence[Server]) -> None:
+        """Greets those of ``servers`` that get a PROXY header from us.
+
+        Raises:
+            PortsideError: a server that does not speak it; all of them are named.
+        """
+        found = await header_refusals(servers, self._names.destinations(config))
+        for hint in found.hints:
+            log.warning("%s", hint)
+        if found.mistakes:
+            raise PortsideError("\n".join(found.mistakes))
+
+    def forget_unused(self) -> None:
+        """Lets go of what is not in force (any more): free ports, and answers of name servers."""
+        self.listeners.retire(self.config)
+        self._names.forget_others(self.config)
 
     def _snapshot(self, composed: Composition, accepting: bool) -> dict[str, Any]:
         self._generation += 1
         world = composed.world
+        is_asked = self._owns_stdout or "log" in world.config.model_fields_set
         return snapshot.build(
             world.config,
             generation=self._generation,
@@ -394,6 +436,7 @@ class Instance:
             paused=world.overrides.paused,
             max_sessions=fd_need(world.config, file_limit()).max_sessions,
             listen_fds=self.listeners.fds,
+            log_path=None if is_asked else os.devnull,
         )
 
     def _destinations(self) -> dict[str, tuple[str, ...]]:
@@ -433,18 +476,21 @@ class Instance:
         while True:
             every_s = self.config.portside.resolve_s
             await asyncio.sleep(3600.0 if every_s is None else every_s)
-            if self.config.portside.resolve_s is None:
-                continue
-            found, news = await self._names.resolve_again(self.config)
-            for kind, text, server in news:
-                self._announcer.tell(kind, text, server=server)
-            if found != self.composed.world.destinations:
-                await self._take_destinations(found)
+            if self.config.portside.resolve_s is not None:
+                await self._resolve_again()
 
-    async def _take_destinations(self, found: Mapping[str, tuple[str, ...]]) -> None:
+    async def _resolve_again(self) -> None:
+        answer = await self._names.look_up(self.config)
+        # Of what is in force now: a reload may have come meanwhile.
+        for kind, text, server in self._names.take(answer, self.config):
+            self._announcer.tell(kind, text, server=server)
+        if self._names.destinations(self.config) != self.composed.world.destinations:
+            await self._take_destinations()
+
+    async def _take_destinations(self) -> None:
         def alter(world: World) -> World:
-            known = {server.name for server in world.config.servers}
-            return replace(world, destinations={n: d for n, d in found.items() if n in known})
+            # Here, inside the change: the configuration may be another one by now.
+            return replace(world, destinations=self._names.destinations(world.config))
 
         def then(after: Composition) -> None:
             if self._monitor is not None:
@@ -463,6 +509,7 @@ class Instance:
                 self._announcer.tell("close_deadlines", text, server=server)
             rows = self.port_rows()
             self._trends.add(self._now(), rows)
+            await self._seed_unstamped()
             lost = {(row["server"], row["destination"]) for row in rows if row["resets_lost"]}
             for server, destination in sorted(lost - self._resets_lost):
                 text = (

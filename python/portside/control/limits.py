@@ -12,7 +12,10 @@ from dataclasses import dataclass
 PER_SESSION = 2
 """A relayed session holds the client's socket and the server's."""
 OVERHEAD = 64
-"""The interpreter, the pollers, the log, the admin and metrics listeners and their clients."""
+"""The interpreter, the pollers, the log, name servers, and what is being closed."""
+DOOR_CONNECTIONS = 80
+"""At a time, of each door: the admin socket, the admin API over TCP, the metrics. 64 of them may
+follow the events; commands, scrapes and health checks take one for a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +27,23 @@ class Need:
     text: str
 
 
-def required(sessions: int, listeners: int, workers: int, servers: int) -> Need:
+def required(sessions: int, listeners: int, workers: int, servers: int, doors: int) -> Need:
     """The descriptors for ``sessions`` at once; every worker has its own listening sockets."""
     listening = listeners * workers
     checks = 2 * servers  # a check running, and the one it replaces after a reload
-    files = sessions * PER_SESSION + listening + checks + OVERHEAD
+    rest = doors * DOOR_CONNECTIONS + OVERHEAD
+    files = sessions * PER_SESSION + listening + checks + rest
     return Need(
         files,
         sessions,
         f"{sessions:,} sessions x {PER_SESSION} + {listening:,} listening sockets "
-        f"({listeners} x {workers} workers) + {checks:,} for checks + {OVERHEAD} = {files:,}",
+        f"({listeners} x {workers} workers) + {checks:,} for checks + {rest} = {files:,}",
     )
 
 
-def fitting_sessions(limit: int, listeners: int, workers: int, servers: int) -> int:
+def fitting_sessions(limit: int, listeners: int, workers: int, servers: int, doors: int) -> int:
     """The most sessions that fit below ``limit`` descriptors; not below 0."""
-    fixed = required(0, listeners, workers, servers).files
+    fixed = required(0, listeners, workers, servers, doors).files
     return max(0, (limit - fixed) // PER_SESSION)
 
 

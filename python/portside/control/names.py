@@ -26,8 +26,8 @@ class Names:
         self._known: dict[str, tuple[str, ...]] = {}
         self._failing: set[str] = set()
 
-    async def resolve_new(self, config: Config) -> dict[str, tuple[str, ...]]:
-        """Destinations by server, for servers with a host name.
+    async def resolve_new(self, config: Config) -> None:
+        """Looks up the names that are not known yet.
 
         Raises:
             PortsideError: a name that was never resolved does not resolve; all of them are named.
@@ -43,13 +43,16 @@ class Names:
         if wrong:
             raise PortsideError("\n".join(f"{text}." for text in wrong))
         self._known.update(answer.found)
-        return destinations(config, self._known)
 
-    async def resolve_again(
-        self, config: Config
-    ) -> tuple[dict[str, tuple[str, ...]], tuple[News, ...]]:
-        """Destinations after looking every name up again, and what is worth telling."""
-        answer = await resolve(names_of(config), lookup=self._lookup)
+    async def look_up(self, config: Config) -> Resolution:
+        """The answers of now for every name; nothing is taken: seconds may pass meanwhile."""
+        return await resolve(names_of(config), lookup=self._lookup)
+
+    def take(self, answer: Resolution, config: Config) -> tuple[News, ...]:
+        """Remembers answers, and says what is worth telling of the servers of ``config``.
+
+        A reload may have come between question and answer: only names that are still known count.
+        """
         news = tuple(
             entry
             for server in config.servers
@@ -58,8 +61,17 @@ class Names:
             for entry in self._news(server, address, answer)
         )
         self._failing = set(answer.failed)
-        self._known.update(answer.found)
-        return destinations(config, self._known), news
+        self._known.update({h: ips for h, ips in answer.found.items() if h in self._known})
+        return news
+
+    def destinations(self, config: Config) -> dict[str, tuple[str, ...]]:
+        """Destinations by server, for servers with a host name, from the last good answers."""
+        return destinations(config, self._known)
+
+    def forget_others(self, config: Config) -> None:
+        """Forgets names that ``config``, in force now, has not; one that returns is looked up."""
+        kept = names_of(config)
+        self._known = {host: ips for host, ips in self._known.items() if host in kept}
 
     def _news(self, server: Server, address: Address, answer: Resolution) -> list[News]:
         host = address.host
@@ -70,11 +82,11 @@ class Names:
             kept = ", ".join(old)
             text = f"server {server.name}: {host}: {answer.failed[host]}; {kept} is kept"
             return [("resolve_failed", text, server.name)]
-        new = answer.found[host]
+        new = answer.found.get(host, old)  # not asked for: a reload brought it meanwhile
         if new != old:
             text = f"server {server.name}: {host} is now {', '.join(new)} (was {', '.join(old)})"
             return [("resolved", text, server.name)]
-        if host in self._failing:
+        if host in self._failing and host in answer.found:
             return [("resolved", f"server {server.name}: {host} resolves again", server.name)]
         return []
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from portside.admin.views import ReloadView
 from portside.control.difference import changes, restart_mistakes
+from portside.control.log_file import refuse_unwritable
 from portside.errors import ConfigError, PortsideError
 
 if TYPE_CHECKING:
-    from portside.config.model import Config
+    from portside.config.model import Config, Server
     from portside.control.instance import Instance
 
 Load = Callable[[], "Config"]
@@ -49,19 +50,31 @@ class Reloader:
             mistakes = restart_mistakes(old, placed)
             if mistakes:
                 return _refused(mistakes)
-            destinations = await self._instance.resolve_new(placed)
+            await self._instance.resolve_new(placed)
+            if not dry_run:  # which makes no file
+                refuse_unwritable(placed.log.file)
+            new = [server for server in placed.servers if _is_greeted_anew(old, server)]
+            await self._instance.refuse_proxy_headers(placed, new)
             changed = changes(old, placed)
             if dry_run:
                 return ReloadView(True, time.time(), _sentence(changed, "would change"), changed)
-            await self._instance.take_config(placed, destinations)
+            await self._instance.take_config(placed)
         except ConfigError as error:
             return _refused(tuple(str(problem) for problem in error.problems))
         except PortsideError as error:
             return _refused(tuple(str(error).splitlines()))
         finally:
-            # Free ports of what is not in force (any more), or that was refused just now.
-            self._instance.listeners.retire(self._instance.config)
+            # Also of a file that was refused just now.
+            self._instance.forget_unused()
         return ReloadView(True, time.time(), _sentence(changed, "changed"), changed)
+
+
+def _is_greeted_anew(old: Config, server: Server) -> bool:
+    before = old.by_name.get(server.name)
+    return before is None or (before.addresses, before.send_proxy) != (
+        server.addresses,
+        server.send_proxy,
+    )
 
 
 def _refused(mistakes: tuple[str, ...]) -> ReloadView:

@@ -9,7 +9,6 @@ and ``instance``.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from portside.control.dataplane import EngineFactory, make_engine
 from portside.control.host import Host, Setup, version
 from portside.control.journal import log
 from portside.control.listeners import Listeners
+from portside.control.log_file import refuse_unwritable
 from portside.control.notify import Notifier, take_inherited_listeners
 from portside.errors import ExitCode, PortsideError
 
@@ -28,13 +28,28 @@ STATUS_EVERY_S = 10.0
 
 
 class Supervisor:
-    """Runs one configuration file until a signal ends it."""
+    """Runs one configuration file until a signal ends it.
 
-    def __init__(self, path: Path, config: Config, factory: EngineFactory = make_engine) -> None:
+    Args:
+        path: of the file.
+        config: loaded from it.
+        factory: makes the engine.
+        early_reloads: reload signals that come before anybody takes them.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        factory: EngineFactory = make_engine,
+        early_reloads: list[int] | None = None,
+    ) -> None:
         self._path = path
+        self._early_reloads = [] if early_reloads is None else early_reloads
+        self._is_ready = False
         self._notifier = Notifier()
         self._host = Host(
-            Setup(config, lambda: load(path), str(path), always_admin=True),
+            Setup(config, lambda: load(path), str(path), is_process=True),
             listeners=Listeners(take_inherited_listeners()),
             factory=factory,
         )
@@ -54,6 +69,9 @@ class Supervisor:
         await self._host.start()
         self._say_started(time.monotonic() - began)
         self._notifier.ready(self._status())
+        self._is_ready = True
+        if self._early_reloads:
+            self._on_reload_signal()
         beats = asyncio.create_task(self._keep_notifying())
         await self._drain.wait()
         await self._end()
@@ -77,6 +95,9 @@ class Supervisor:
         self._drain.set()
 
     def _on_reload_signal(self) -> None:
+        if not self._is_ready:
+            self._early_reloads.append(signal.SIGHUP)  # there is nothing to reload yet
+            return
         task = asyncio.get_running_loop().create_task(self._reload())
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
@@ -93,9 +114,10 @@ class Supervisor:
 
     def _on_reopen_signal(self) -> None:
         try:
+            refuse_unwritable(self._host.instance.config.log.file)
             self._host.instance.plane.reopen_log()
         except PortsideError as error:
-            log.error("the session log cannot be reopened: %s", error)
+            log.error("the session log cannot be reopened, lines go on to the old file: %s", error)
         else:
             log.info("SIGUSR1: the session log was reopened")
 
@@ -147,7 +169,9 @@ class Supervisor:
         )
 
 
-def run(path: Path, factory: EngineFactory = make_engine) -> int:
+def run(
+    path: Path, factory: EngineFactory = make_engine, early_reloads: list[int] | None = None
+) -> int:
     """Loads ``path`` and runs it; returns the exit code.
 
     Raises:
@@ -160,8 +184,11 @@ def run(path: Path, factory: EngineFactory = make_engine) -> int:
         log.warning("%s", problem)
 
     async def main() -> int:
-        return await Supervisor(path, config, factory).run()
+        return await Supervisor(path, config, factory, early_reloads).run()
 
-    with contextlib.suppress(KeyboardInterrupt):  # before our handlers are there
+    try:
         return asyncio.run(main())
-    return ExitCode.NO
+    except KeyboardInterrupt:  # before our handlers are there
+        return ExitCode.NO
+    finally:
+        journal.flush()

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from portside.control.instance import Instance
 
 MAX_WEIGHT = 256  # as in the file, config.model.Member
+MAX_SESSION = 2**63 - 1
+"""The engine's numbers of sessions have 64 bits; none lives long enough for the last one."""
 
 
 async def set_server(instance: Instance, server: str, state: AdminState) -> str:
@@ -133,6 +135,8 @@ async def switch(instance: Instance, service: str, server: str) -> str:
 
 async def kill(instance: Instance, session: int) -> str:
     """Cuts one session at once."""
+    if not 0 <= session <= MAX_SESSION:
+        raise Refusal("there is no session with such a number.", status=404)
     told = await asyncio.to_thread(instance.plane.close_sessions, session=session)
     if not told:
         raise Refusal(f"there is no session {session}.", "See portside show sessions.", status=404)

@@ -26,12 +26,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from .judge import Status
-from .target import Destination
+from .target import CloseRule, Destination
 
 # Not in the socket module of Python 3.11. Source: linux/in.h.
 IP_BIND_ADDRESS_NO_PORT = 24
 LINGER_RESET = struct.pack("ii", 1, 0)
-CLOSE_DEADLINE_S = 1.0
 PEEK_AGAIN_S = 0.01
 _SYN_SENT = 2  # include/net/tcp_states.h
 
@@ -299,6 +298,15 @@ async def _readable(sock: socket.socket) -> None:
         loop.remove_reader(fd)
 
 
+def has_timestamps(sock: socket.socket) -> bool:
+    """Whether both ends of a TCP connection use timestamps. Source: tcp_info.tcpi_options."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)
+    except OSError:
+        return True
+    return bool(info[5] & 1)  # TCPI_OPT_TIMESTAMPS, linux/tcp.h
+
+
 def reset(sock: socket.socket) -> None:
     """Closes at once with an RST and leaves no TIME_WAIT. Never raises."""
     with contextlib.suppress(OSError):
@@ -312,22 +320,32 @@ def hang_up(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
-async def close_after_quit(sock: socket.socket, deadline_s: float = CLOSE_DEADLINE_S) -> None:
-    """Reads until the server's FIN, then resets: no TIME_WAIT on either host, nothing aborted.
+async def close_after_quit(sock: socket.socket, rule: CloseRule) -> None:
+    """Closes by the server's rule, as its sessions do (docs/how-it-works.md).
 
-    Where resets are known to be lost our FIN answers the server's instead.
+    "eof-reset" reads until the server's FIN, then resets: no TIME_WAIT on either host, nothing
+    aborted. Where resets are known to be lost, and with "eof", our FIN answers the server's.
 
     Call it when QUIT was sent, or when the server has said its last word (an ERR). Without a FIN
     by the deadline it resets when everything was delivered; else the kernel gets TCP_LINGER2 -1,
     which delivers what is queued and then forgets the socket. Never raises.
     """
+    if rule.to_server == "reset-now":
+        reset(sock)
+        return
+    if rule.to_server in ("linger2", "fin"):
+        if rule.to_server == "linger2":
+            _forget_after_delivery(sock)
+        _close_first(sock)
+        return
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(deadline_s):
+        async with asyncio.timeout(rule.deadline_s):
             while await loop.sock_recv(sock, 65536):
                 pass
         if isinstance(sock, CheckSocket):
-            if sock.lease is not None and sock.lease.resets_are_lost:
+            is_lost = sock.lease is not None and sock.lease.resets_are_lost
+            if is_lost or rule.to_server == "eof":
                 sock.ended = "server-first-fin"
                 sock.close()
                 return
@@ -347,9 +365,20 @@ def _close_without_fin(sock: socket.socket) -> None:
     if sock.family == socket.AF_UNIX or _unsent_bytes(sock) == 0:
         reset(sock)
         return
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, -1)
+    _forget_after_delivery(sock)
+    _close_first(sock)
+
+
+def _close_first(sock: socket.socket) -> None:
+    """Our FIN first: a TIME_WAIT may stay here, and the port's lender is told."""
+    if isinstance(sock, CheckSocket):
+        sock.ended = "we-first" if has_timestamps(sock) else "we-first-no-timestamps"
     sock.close()
+
+
+def _forget_after_delivery(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # a unix socket
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, -1)
 
 
 def _unsent_bytes(sock: socket.socket) -> int:

@@ -263,6 +263,11 @@ class HealthMonitor:
 
     # ---- what others see
 
+    @property
+    def unstamped(self) -> frozenset[str]:
+        """Destinations whose TCP turned out to have no timestamps."""
+        return frozenset(self._prober.unstamped) if self._prober else frozenset()
+
     def snapshot(self) -> Mapping[str, ServerHealth]:
         """Every server's health, read-only; a new object after each check. From any thread."""
         return self._snapshot

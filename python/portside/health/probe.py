@@ -15,7 +15,7 @@ import asyncio
 import socket
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from .connection import (
     PEEK_AGAIN_S,
@@ -52,6 +52,8 @@ PROXY_V2_LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00"
 # Address tries of one check; the next check starts at the next address.
 MAX_SOURCES_TRIED = 4
 LOGIN_THREADS = 16
+# The header went out before the greeting was read, so the answer to it follows within a round trip.
+REFUSAL_WAIT_S = 0.5
 
 
 class Prober:
@@ -69,6 +71,8 @@ class Prober:
         self._closing: set[asyncio.Task[None]] = set()
         self._wants_tls: set[str] = set()
         self._functions = FunctionWorkers()
+        self.unstamped: set[str] = set()
+        """Destinations whose TCP has no timestamps, of those that checks lease ports towards."""
 
     async def check(self, target: Target, turn: int = 0) -> CheckResult:
         """One check; ends within ``target.timeout_s``, whatever the server does. Never raises.
@@ -89,6 +93,44 @@ class Prober:
             *(self._check_destination(target, one, turn) for one in destinations)
         )
         return combine(results)
+
+    async def greet(self, target: Target) -> Reception | None:
+        """How the first destination that answers takes our PROXY header; None: nobody answers.
+
+        With an account it logs in, so that the server counts nothing as Aborted_connects.
+        """
+        for one in map(parse_destination, target.destinations):
+            sources = _sources(target, one)
+            if one.is_name or not sources:
+                continue
+            deadline = asyncio.get_running_loop().time() + target.timeout_s
+            try:
+                return await self._greet(target, Way(one, sources[0]), deadline)
+            except (CheckError, OSError):
+                continue
+        return None
+
+    async def _greet(self, target: Target, way: Way, deadline: float) -> Reception | None:
+        sock = await way.open(deadline)
+        try:
+            first = await self._first(target, sock, deadline)
+            if not isinstance(first, Greeting):
+                self._close_later(target, sock)
+                return None
+            refusal = await _second(sock)
+            if refusal is None and target.user:
+                plan = LoginPlan(
+                    target.user, target.password, "", target.timeout_s, version=first.version
+                )
+                await self._converse(sock, plan, deadline)
+        except BaseException:
+            reset(sock)
+            raise
+        if refusal is None and not target.user:
+            reset(sock)  # it waits for a login that we do not have
+        else:
+            self._close_later(target, sock)
+        return Reception(way.destination.text, first.version, refusal)
 
     async def close(self) -> None:
         """Ends what is still closing; then every socket, thread and process of checks is gone."""
@@ -152,7 +194,7 @@ class Prober:
         if not target.leases_ports or self._ports is None:
             return Way(destination, source)
         avoid = tuple(one.source for one in before if one.source)
-        return Way(destination, "", target.name, self._ports, avoid)
+        return Way(destination, "", target.name, self._ports, avoid, self.unstamped)
 
     async def _check_from(self, target: Target, way: Way, deadline: float) -> DestinationResult:
         loop = asyncio.get_running_loop()
@@ -221,7 +263,7 @@ class Prober:
         try:
             first = await self._first(target, sock, deadline)
             if not isinstance(first, Greeting):
-                self._close_later(sock)
+                self._close_later(target, sock)
                 return _refusal(first), False
             plan = LoginPlan(
                 target.user,
@@ -241,7 +283,7 @@ class Prober:
         if answer.status in (Status.L7TOUT, Status.L6TOUT):
             reset(sock)
         else:
-            self._close_later(sock)
+            self._close_later(target, sock)
         return answer, first.has_tls
 
     async def _first(
@@ -299,10 +341,34 @@ class Prober:
             return Answer(late, "greeted, but the login or query did not end in time")
         return answer
 
-    def _close_later(self, sock: socket.socket) -> None:
-        task = asyncio.get_running_loop().create_task(_closing(close_after_quit(sock)))
+    def _close_later(self, target: Target, sock: socket.socket) -> None:
+        task = asyncio.get_running_loop().create_task(
+            _closing(close_after_quit(sock, target.close))
+        )
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+@dataclass(frozen=True)
+class Reception:
+    """A server's greeting, and the ERR that came behind it in answer to our PROXY header."""
+
+    destination: str
+    version: str
+    refusal: ServerError | None
+
+
+async def _second(sock: socket.socket) -> ServerError | None:
+    """An ERR behind the greeting, both left unread; None when the server waits for a login."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + REFUSAL_WAIT_S
+    while loop.time() < until:
+        data = await peek_first(sock, 2 * (HEADER_BYTES + MAX_FIRST_PACKET))
+        behind = data[HEADER_BYTES + int.from_bytes(data[:3], "little") :]
+        if isinstance(second := parse_first(behind), ServerError):
+            return second
+        await asyncio.sleep(PEEK_AGAIN_S)
+    return None
 
 
 async def _closing(work: Coroutine[object, object, None]) -> None:

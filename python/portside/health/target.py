@@ -15,7 +15,16 @@ from .judge import Rules
 if TYPE_CHECKING:
     from portside.config.model import Server
 
+ToServer = Literal["eof-reset", "eof", "linger2", "reset-now", "fin"]
 CheckType = Literal["tcp", "login", "query", "mysql", "python"]
+
+
+@dataclass(frozen=True)
+class CloseRule:
+    """How a connection to the server ends after QUIT: ``[close]`` as it is for this server."""
+
+    to_server: ToServer = "eof-reset"
+    deadline_s: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,7 @@ class Target:
         destinations: "ip:port", "[ip6]:port", "host:port" or "unix:/path", all of one instance.
         sources: our addresses towards it; empty = the one that the route uses.
         leases_ports: the source ports are ours to choose: a check leases one of the ledger's.
+        close: the rule of its sessions, which checks follow.
         send_proxy: the server expects a PROXY v2 header first; checks send LOCAL.
         password: never shown.
     """
@@ -35,6 +45,7 @@ class Target:
     sources: tuple[str, ...] = ()
     leases_ports: bool = False
     send_proxy: bool = False
+    close: CloseRule = field(default_factory=CloseRule)
     type: CheckType = "tcp"
     timeout_s: float = 2.0
     user: str = ""
@@ -99,6 +110,7 @@ def target_of(server: Server, destinations: tuple[str, ...] | None = None) -> Ta
         sources=server.source.ips,
         leases_ports=server.source.ports is not None,
         send_proxy=server.send_proxy,
+        close=CloseRule(server.close.to_server, server.close.deadline_s),
         type=check.type,
         timeout_s=check.timeout_s,
         user=check.user or "",

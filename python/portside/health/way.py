@@ -7,9 +7,17 @@ chooses. It must not know what is said on the connection (probe.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .connection import CheckError, CheckSocket, NoPort, PortDoor, PortRefused, open_to
+from .connection import (
+    CheckError,
+    CheckSocket,
+    NoPort,
+    PortDoor,
+    PortRefused,
+    has_timestamps,
+    open_to,
+)
 from .judge import Status
 from .target import Destination
 
@@ -27,6 +35,7 @@ class Way:
         server: its name, for the ledger.
         ports: where ports are leased; None: the kernel chooses.
         avoid: our addresses that this check has tried already.
+        unstamped: destinations without TCP timestamps; the ledger wants to know of them.
     """
 
     destination: Destination
@@ -34,6 +43,7 @@ class Way:
     server: str = ""
     ports: PortDoor | None = None
     avoid: tuple[str, ...] = ()
+    unstamped: set[str] = field(default_factory=set)
 
     async def open(self, deadline: float, *, quiet: bool = False) -> CheckSocket:
         """A connection; ``source`` is then the address that it has, where that was leased.
@@ -54,8 +64,11 @@ class Way:
             if lease is not None:
                 self.source = source
             try:
-                return await open_to(self.destination, source, deadline, quiet=quiet, lease=lease)
+                sock = await open_to(self.destination, source, deadline, quiet=quiet, lease=lease)
             except PortRefused:
                 continue
+            if not has_timestamps(sock):
+                self.unstamped.add(self.destination.text)
+            return sock
         text = f"the kernel refused {MAX_TRIES} source ports towards {self.destination.text}"
         raise CheckError(Status.SOCKERR, f"{text}; not the database")

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ from portside.demo.mariadb import MariaDB, find_program
 from portside.errors import PortsideError
 from portside.lab import hosts as lab_hosts
 from portside.lab.errors import LabError
+from portside.lab.folder import lab_folder
 from portside.lab.hosts import DB_ADDRESS, WEB_ADDRESSES, Host, Hosts
 from portside.lab.path import PathPlan, path
 from portside.lab.scale import WIDE_RANGE, Scale
@@ -38,7 +37,6 @@ from portside.lab.strategies import (
     target,
 )
 
-FOLDER_PREFIX = "portside-lab-"
 _SAMPLE_S = 0.5
 # A balancer drains when it is told to end; sessions that are stuck are not worth the wait.
 _END_S = 0.5
@@ -140,21 +138,20 @@ def measure(strategy: Strategy, scale: Scale, server: str, show: Show) -> Result
     Raises:
         LabError: the system refused something, or a program did not start.
     """
-    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
-    folder.chmod(0o755)
     delay = scale.delay_us if strategy.has_delay else 0
     plan = PathPlan(delay, strategy.eats_resets)
-    try:
-        with Hosts() as hosts, path(hosts, plan) as kind, contextlib.ExitStack() as stack:
-            _set_up(hosts, strategy, scale)
-            database = stack.enter_context(_server(hosts.db, server, folder))
-            balancer = stack.enter_context(_balancer(hosts, strategy, scale, folder))
-            return _under_load(
-                _Run(hosts, strategy, scale, folder, database, balancer), show, kind, delay
-            )
-    finally:
-        with lab_hosts.uninterrupted():
-            shutil.rmtree(folder, ignore_errors=True)
+    with (
+        lab_folder() as folder,
+        Hosts() as hosts,
+        path(hosts, plan) as kind,
+        contextlib.ExitStack() as stack,
+    ):
+        _set_up(hosts, strategy, scale)
+        database = stack.enter_context(_server(hosts.db, server, folder))
+        balancer = stack.enter_context(_balancer(hosts, strategy, scale, folder))
+        return _under_load(
+            _Run(hosts, strategy, scale, folder, database, balancer), show, kind, delay
+        )
 
 
 @dataclass
