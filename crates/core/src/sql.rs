@@ -175,9 +175,10 @@ fn special(text: &[u8], statements: usize, verdict: &mut Verdict) {
     let Some(Token::Word(first)) = lexer.next() else {
         return;
     };
-    let first = first.to_ascii_uppercase();
+    let mut buffer = [0; WORD_MAX];
+    let length = upper(first, &mut buffer);
     let single = statements == 1;
-    match &first[..] {
+    match &buffer[..length] {
         b"SET" => match setting::read(lexer) {
             Some(setting::Setting::Replayable) if single => verdict.kind = Kind::Set,
             Some(setting::Setting::Autocommit) if single => {}
