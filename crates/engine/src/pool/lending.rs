@@ -78,6 +78,7 @@ impl Worker {
                 client: client.map(|(c, _)| c),
             };
             if let Some(back) = self.take_idle(&key, pooled) {
+                service.members[member].state.total.fetch_add(1, Relaxed);
                 return self.lend(index, session, pooled, back);
             }
             let order = Order {
