@@ -61,10 +61,17 @@ impl Worker {
             .pooled
             .as_mut()
             .and_then(|pooled| pooled.back.as_mut());
-        if let Some(back) = back.filter(|back| back.conn.is_busy()) {
+        // One KILL under way is enough: another would find the same query, or the next.
+        if let Some(back) = back.filter(|back| back.conn.is_busy() && back.kills == 0) {
             let victim = victim(back, self.now);
-            self.pool.victims.push(victim);
-            self.hunt();
+            let is_known = |known: &Victim| {
+                (known.index, known.generation, known.uses)
+                    == (victim.index, victim.generation, victim.uses)
+            };
+            if !self.pool.victims.iter().any(is_known) {
+                self.pool.victims.push(victim);
+                self.hunt();
+            }
         }
     }
 
