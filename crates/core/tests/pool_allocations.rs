@@ -76,18 +76,18 @@ fn logged_in() -> Session {
     session
 }
 
-/// Eight columns, as the first look at a server has them.
+/// Nine columns, as the first look at a server has them.
 fn first_look() -> Vec<u8> {
-    let mut bytes = vec![1, 0, 0, 1, 8];
-    for n in 0..8 {
+    let mut bytes = vec![1, 0, 0, 1, 9];
+    for n in 0..9 {
         bytes.extend([4, 0, 0, 2 + n, 3, b'd', b'e', b'f']);
     }
-    bytes.extend([5, 0, 0, 10, 0xfe, 0, 0, 2, 0]);
+    bytes.extend([5, 0, 0, 11, 0xfe, 0, 0, 2, 0]);
     // Each value with its length; the sql_mode is empty.
-    let row = b"\x01a\x01b\x01c\x011\x00\x01a\x01c\x01b";
-    bytes.extend([row.len() as u8, 0, 0, 11]);
+    let row = b"\x01a\x01b\x01c\x011\x00\x01a\x01c\x01b\x00";
+    bytes.extend([row.len() as u8, 0, 0, 12]);
     bytes.extend(row);
-    bytes.extend([5, 0, 0, 12, 0xfe, 0, 0, 2, 0]);
+    bytes.extend([5, 0, 0, 13, 0xfe, 0, 0, 2, 0]);
     bytes
 }
 

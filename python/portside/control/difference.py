@@ -6,7 +6,7 @@ from portside.config.model import Config, Table
 
 
 def changes(old: Config, new: Config) -> tuple[str, ...]:
-    """What a reload changes, one text per server, service, user or table; empty when nothing does."""
+    """What a reload changes, one text per server, service, user or table; empty if nothing does."""
     found: list[str] = []
     for what, before, after in (
         ("server", {s.name: s for s in old.servers}, {s.name: s for s in new.servers}),

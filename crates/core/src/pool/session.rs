@@ -13,7 +13,7 @@ use portside_proto::handshake::offer::{self, Login, Offer, Plugin};
 use portside_proto::reply::{Outcome, Shape, STMT_BULK_EXECUTE};
 use portside_proto::single::err;
 
-use super::{Class, Conn, Server, Settings, Want, CHOICE, LOGIN};
+use super::{Class, Conn, Left, Server, Settings, Want, CHOICE, LOGIN};
 use crate::reason::{Cause, Pin};
 use crate::sql::{self, Kind, Pins, Verdict};
 
@@ -135,8 +135,8 @@ pub struct Session {
     schema: Option<Box<[u8]>>,
     settings: Settings,
     pins: Pins,
-    /// A trace of pins that have gone.
-    trace: bool,
+    /// What pins that have gone leave behind.
+    left: Left,
     /// Prepared and not closed.
     statements: Vec<u32>,
     /// Of the command at hand, until its reply is over.
@@ -185,7 +185,7 @@ impl Session {
             schema: None,
             settings: Settings::new(),
             pins: Pins::NONE,
-            trace: false,
+            left: Left::Nothing,
             statements: Vec::new(),
             verdict: None,
             set: None,
@@ -441,7 +441,7 @@ impl Session {
 
     /// Back to the state of a fresh session; a connection that is attached keeps the traces.
     fn forget(&mut self) {
-        self.trace |= self.pins.leave_a_trace();
+        self.left = self.left.max(self.leaves());
         self.pins = Pins::NONE;
         self.statements.clear();
         self.settings.clear();
@@ -744,9 +744,19 @@ impl Session {
         }
     }
 
-    /// The connection is given back: whether this session leaves traces on it.
-    pub fn take_traces(&mut self) -> bool {
-        std::mem::take(&mut self.trace) || self.pins.leave_a_trace()
+    /// The connection is given back: what this session leaves on it.
+    pub fn take_traces(&mut self) -> Left {
+        std::mem::take(&mut self.left).max(self.leaves())
+    }
+
+    fn leaves(&self) -> Left {
+        if self.pins.leave_a_doubt() {
+            Left::Doubt
+        } else if self.pins.leave_a_trace() {
+            Left::Traces
+        } else {
+            Left::Nothing
+        }
     }
 
     /// No connection could be had, or a step to prepare it failed: what the client is told. True: the session

@@ -407,6 +407,9 @@ impl Worker {
             back.state = State::Barred;
             return self.put_back_down(back);
         }
+        if back.conn.is_spoiled() {
+            return self.quit_back(back);
+        }
         if back.conn.has_traces() {
             let bytes = back.conn.clean();
             return self.say_on_its_own(back, &bytes);

@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, PoisonError};
 
+use portside_core::pool::Left;
 use portside_core::reason::Cause;
 
 use super::back::Order;
@@ -105,7 +106,7 @@ impl Worker {
                 if let Some(back) = self.victim_of(victim) {
                     back.kills += 1;
                     // Whatever the KILL hits, a reset comes after it.
-                    back.conn.left(true);
+                    back.conn.left(Left::Traces);
                 }
             } else {
                 victim.at = now + AGAIN_MS;

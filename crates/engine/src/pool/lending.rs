@@ -370,7 +370,7 @@ impl Worker {
                 .rev()
                 .filter_map(|at| {
                     let back = self.pool.idle_at(at)?;
-                    let fits = key.fits(back) && !back.conn.has_wrong_schema(&want);
+                    let fits = key.fits(back) && !back.conn.is_unfit(&want);
                     fits.then(|| (back.conn.distance(&want), at))
                 })
                 .min_by_key(|(distance, at)| (*distance, std::cmp::Reverse(*at)));
@@ -518,7 +518,7 @@ impl super::Pool {
         };
         (0..self.shelf.len()).any(|at| {
             self.idle_at(at)
-                .is_some_and(|back| key.fits(back) && !back.conn.has_wrong_schema(&want))
+                .is_some_and(|back| key.fits(back) && !back.conn.is_unfit(&want))
         })
     }
 }
