@@ -145,6 +145,7 @@ impl Worker {
         self.run_again.clear();
         self.queues.clear();
         self.pool = Pool::default();
+        self.pool_plan();
         self.accept_again = true;
     }
 

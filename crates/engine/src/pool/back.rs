@@ -15,7 +15,7 @@ use portside_core::reason::ServerClose;
 use portside_core::relay::ToServer;
 use portside_proto::{proxy_header, quit};
 
-use super::client::random;
+use super::welcome::random;
 use super::{pool_token, unpack_pool, Back, Place, PoolSlot, State, Victim};
 use crate::attempt::{lift_bars, no_source_text, Failed};
 use crate::plan::{take_slot, Service};
@@ -108,6 +108,7 @@ impl Worker {
             source: opened.held.as_ref().map(super::Held::source),
             socket: opened.socket,
             slot: Some(slot),
+            busy: None,
             held: opened.held,
             destination: choice.destination,
             rules: entry.rules,
@@ -526,9 +527,7 @@ impl Worker {
 
     /// The end of a connection: socket, tuple, places.
     pub(super) fn close_back(&mut self, mut back: Box<Back>, how: ServerClose) {
-        if back.state == State::Lent {
-            back.not_busy();
-        }
+        back.busy = None;
         if let Some(victim) = back.errand.take() {
             self.errand_over(victim);
         }

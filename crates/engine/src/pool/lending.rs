@@ -224,14 +224,13 @@ impl Worker {
                     (errno::TOO_MANY_CONNECTIONS, *b"08004", &text),
                 );
             }
-            state.queued.fetch_add(1, SeqCst);
-            state.waiting[self.id].fetch_add(1, SeqCst);
             let is_new = pooled.waits_since.is_none();
             let since = *pooled.waits_since.get_or_insert(self.now);
-            pooled.waiting = Some(Waiting {
-                state: Arc::clone(state),
-                since,
-            });
+            if self.is_overdue(session, since) {
+                return self.waited_too_long_pooled(index, session, pooled, input, since);
+            }
+            pooled.waiting = Some(Waiting::new(state, self.id, since));
+            pooled.look_at = self.now + LOOK_AGAIN_MS;
             self.pool
                 .waiters
                 .push_back(token(index, session.generation, false));
@@ -239,7 +238,19 @@ impl Worker {
                 self.ask_others();
             }
         }
-        self.still_waiting(index, session, pooled, input)
+        self.arm_look(index, session, pooled);
+        Next::Wait
+    }
+
+    fn is_overdue(&self, session: &Session, since: u64) -> bool {
+        let limit = session.service.queue_ms.map(|ms| since + ms);
+        limit.is_some_and(|limit| self.now >= limit)
+    }
+
+    fn arm_look(&mut self, index: usize, session: &mut Session, pooled: &Pooled) {
+        let since = pooled.waits_since.unwrap_or(self.now);
+        let limit = session.service.queue_ms.map_or(u64::MAX, |ms| since + ms);
+        self.arm(index, session, pooled.look_at.min(limit));
     }
 
     /// The other workers may have idle connections.
@@ -252,15 +263,7 @@ impl Worker {
         }
     }
 
-    /// Takes the session out of the line; its entry there goes stale.
-    pub(super) fn leave_queue(&self, pooled: &mut Pooled) {
-        if let Some(waiting) = pooled.waiting.take() {
-            waiting.state.queued.fetch_sub(1, SeqCst);
-            waiting.state.waiting[self.id].fetch_sub(1, SeqCst);
-        }
-    }
-
-    /// A waiting session came by: is its time over?
+    /// A waiting session came by: is its time over, or is it time to look again?
     pub(super) fn still_waiting(
         &mut self,
         index: usize,
@@ -269,23 +272,26 @@ impl Worker {
         input: &[u8],
     ) -> Next {
         let since = pooled.waiting.as_ref().map_or(self.now, |w| w.since);
-        let Some(wait_ms) = session.service.queue_ms else {
-            self.arm(index, session, self.now + LOOK_AGAIN_MS);
-            self.pool.has_news = true;
-            return Next::Wait;
-        };
-        if self.now < since + wait_ms {
-            self.arm(
-                index,
-                session,
-                (self.now + LOOK_AGAIN_MS).min(since + wait_ms),
-            );
-            if self.now > since {
-                self.pool.has_news = true;
-            }
-            return Next::Wait;
+        if self.is_overdue(session, since) {
+            return self.waited_too_long_pooled(index, session, pooled, input, since);
         }
-        self.leave_queue(pooled);
+        if self.now >= pooled.look_at {
+            pooled.look_at = self.now + LOOK_AGAIN_MS;
+            self.pool.has_news = true;
+        }
+        self.arm_look(index, session, pooled);
+        Next::Wait
+    }
+
+    fn waited_too_long_pooled(
+        &mut self,
+        index: usize,
+        session: &mut Session,
+        pooled: &mut Pooled,
+        input: &[u8],
+        since: u64,
+    ) -> Next {
+        pooled.waiting = None;
         let waited = (self.now - since) as f64 / 1000.0;
         let service = Arc::clone(&session.service);
         let text = match (pooled.error.take(), service.paused) {
@@ -315,7 +321,7 @@ impl Worker {
                 self.put_back(index, session);
                 continue;
             };
-            self.leave_queue(pooled);
+            pooled.waiting = None;
             self.put_back(index, session);
             let before = self.pool.waiters.len();
             self.guarded(token, None);
@@ -434,7 +440,7 @@ impl Worker {
             return;
         };
         back.conn.left(front.take_traces());
-        back.not_busy();
+        back.busy = None;
         back.state = State::OnItsOwn;
         back.used_at = self.now;
         self.pool.backs[back.index] = Place::Taken;
@@ -453,7 +459,7 @@ impl Worker {
         let (Some(mut back), Some(front)) = (pooled.back.take(), pooled.front.as_mut()) else {
             return;
         };
-        back.not_busy();
+        back.busy = None;
         self.pool.backs[back.index] = Place::Taken;
         back.used_at = self.now;
         if back.conn.is_busy() {
