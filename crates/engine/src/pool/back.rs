@@ -17,10 +17,11 @@ use portside_proto::{proxy_header, quit};
 
 use super::welcome::random;
 use super::{pool_token, unpack_pool, Back, Place, PoolSlot, State, Victim};
-use crate::attempt::{lift_bars, no_source_text, Failed};
+use crate::attempt::{lift_bars, no_source_text, Failed, Opened};
 use crate::plan::{take_slot, Service};
 use crate::ports;
 use crate::socket::Read;
+use crate::source::Choice;
 use crate::sys;
 use crate::worker::{Worker, TURN_BYTES};
 
@@ -45,6 +46,14 @@ pub(super) enum NotNow {
     Failed(Failed, String),
 }
 
+/// A connect under way, with the places it holds.
+struct Reached {
+    slot: PoolSlot,
+    is_probe: bool,
+    choice: Choice,
+    opened: Opened,
+}
+
 impl Worker {
     /// Begins a connection to a member of a service.
     pub(super) fn open_back(
@@ -53,11 +62,71 @@ impl Worker {
         member: usize,
         order: &Order<'_>,
     ) -> Result<(), NotNow> {
+        let reached = self.reach(service, member)?;
+        let (choice, opened) = (reached.choice, reached.opened);
+        let entry = &service.members[member];
+        let server = &entry.server;
+        server.state.pool.opened.fetch_add(1, Relaxed);
+        self.pool.serial += 1;
+        self.pool.generations = (self.pool.generations + 1) & 0x3fff_ffff;
+        let user = order.user;
+        let mut back = Box::new(Back {
+            index: 0,
+            generation: self.pool.generations,
+            id: self.pool.serial,
+            state: State::Connecting,
+            conn: Conn::new(
+                &user.server_user,
+                &user.server_password,
+                order.class,
+                random(),
+            ),
+            source_ip: opened
+                .held
+                .as_ref()
+                .map(|h| h.source().ip())
+                .or(choice.source),
+            source: opened.held.as_ref().map(super::Held::source),
+            socket: opened.socket,
+            slot: Some(reached.slot),
+            busy: None,
+            held: opened.held,
+            destination: choice.destination,
+            rules: entry.rules,
+            user: Arc::clone(user),
+            has_proxy: server.send_proxy,
+            client: order.client.map(|(client, _)| client),
+            wanted_by: order.wanted_by,
+            is_scout: order.wanted_by.is_none() && order.errand.is_none(),
+            errand: order.errand,
+            has_run: false,
+            kills: 0,
+            is_probe: reached.is_probe,
+            has_greeted: false,
+            owes_reply: false,
+            drained: 0,
+            opened_at: self.now,
+            used_at: self.now,
+            armed: None,
+        });
+        back.socket.connected = opened.done;
+        if server.send_proxy {
+            // Kept until the connect is done; it must be the first that the server reads.
+            back.socket.tail = match order.client {
+                Some((client, listener)) => proxy_header::v2(client, listener),
+                None => proxy_header::v2_local(),
+            };
+        }
+        self.watch_back(back);
+        Ok(())
+    }
+
+    /// Takes the places and begins the connect; whatever fails gives everything back.
+    fn reach(&mut self, service: &Service, member: usize) -> Result<Reached, NotNow> {
         let Some(rules) = service.pool else {
             return Err(NotNow::Full);
         };
-        let entry = &service.members[member];
-        let server = Arc::clone(&entry.server);
+        let server = Arc::clone(&service.members[member].server);
         let pool = &server.state.pool;
         if !take_slot(&pool.open, rules.max) {
             return Err(NotNow::Full);
@@ -85,59 +154,12 @@ impl Worker {
             }
             NotNow::Failed(why, text.into())
         })?;
-        pool.opened.fetch_add(1, Relaxed);
-        self.pool.serial += 1;
-        self.pool.generations = (self.pool.generations + 1) & 0x3fff_ffff;
-        let user = order.user;
-        let mut back = Box::new(Back {
-            index: 0,
-            generation: self.pool.generations,
-            id: self.pool.serial,
-            state: State::Connecting,
-            conn: Conn::new(
-                &user.server_user,
-                &user.server_password,
-                order.class,
-                random(),
-            ),
-            source_ip: opened
-                .held
-                .as_ref()
-                .map(|h| h.source().ip())
-                .or(choice.source),
-            source: opened.held.as_ref().map(super::Held::source),
-            socket: opened.socket,
-            slot: Some(slot),
-            busy: None,
-            held: opened.held,
-            destination: choice.destination,
-            rules: entry.rules,
-            user: Arc::clone(user),
-            has_proxy: server.send_proxy,
-            client: order.client.map(|(client, _)| client),
-            wanted_by: order.wanted_by,
-            is_scout: order.wanted_by.is_none() && order.errand.is_none(),
-            errand: order.errand,
-            has_run: false,
-            kills: 0,
+        Ok(Reached {
+            slot,
             is_probe,
-            has_greeted: false,
-            owes_reply: false,
-            drained: 0,
-            opened_at: self.now,
-            used_at: self.now,
-            armed: None,
-        });
-        back.socket.connected = opened.done;
-        if server.send_proxy {
-            // Kept until the connect is done; it must be the first that the server reads.
-            back.socket.tail = match order.client {
-                Some((client, listener)) => proxy_header::v2(client, listener),
-                None => proxy_header::v2_local(),
-            };
-        }
-        self.watch_back(back);
-        Ok(())
+            choice,
+            opened,
+        })
     }
 
     fn watch_back(&mut self, mut back: Box<Back>) {

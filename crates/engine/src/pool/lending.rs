@@ -90,32 +90,41 @@ impl Worker {
             };
             // Before the attempt, which may succeed at once.
             pooled.is_opening = true;
-            match self.open_back(&service, member, &order) {
-                Ok(()) => return self.wait(index, session, pooled, input),
-                Err(NotNow::Full) => {
-                    pooled.is_opening = false;
-                    return self.wait(index, session, pooled, input);
+            let begun = self.open_back(&service, member, &order);
+            pooled.is_opening = begun.is_ok();
+            if let Err(NotNow::Failed(why, text)) = begun {
+                if self.is_over_after(pooled, &service, member, (why, text)) {
+                    return self.nobody_pooled(index, session, pooled, input, &service);
                 }
-                Err(NotNow::Failed(why, text)) => {
-                    pooled.is_opening = false;
-                    if why == Failed::NoPort {
-                        pooled.error = Some(text);
-                        return self.wait(index, session, pooled, input);
-                    }
-                    if why == Failed::Server {
-                        self.server_failed(&server, &text);
-                    }
-                    if !text.is_empty() {
-                        pooled.error = Some(text);
-                    }
-                    pooled.failures += 1;
-                    pooled.tried |= 1_u64.checked_shl(member as u32).unwrap_or(0);
-                    if pooled.failures > service.retries + service.members.len() as u32 {
-                        return self.nobody_pooled(index, session, pooled, input, &service);
-                    }
+                if why != Failed::NoPort {
+                    continue;
                 }
             }
+            return self.wait(index, session, pooled, input);
         }
+    }
+
+    /// Notes an attempt that did not even begin. True: there are no more.
+    fn is_over_after(
+        &mut self,
+        pooled: &mut Pooled,
+        service: &Service,
+        member: usize,
+        (why, text): (Failed, String),
+    ) -> bool {
+        if why == Failed::Server {
+            self.server_failed(&service.members[member].server, &text);
+        }
+        if !text.is_empty() {
+            pooled.error = Some(text);
+        }
+        if why == Failed::NoPort {
+            // A tuple may come free: it waits.
+            return false;
+        }
+        pooled.failures += 1;
+        pooled.tried |= 1_u64.checked_shl(member as u32).unwrap_or(0);
+        pooled.failures > service.retries + service.members.len() as u32
     }
 
     fn choose_pooled(

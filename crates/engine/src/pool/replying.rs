@@ -207,6 +207,7 @@ impl Worker {
         pooled.failures = 0;
         pooled.tried = 0;
         pooled.waits_since = None;
+        pooled.is_opening = false;
         session.error = Some(text.into());
         let Some(front) = pooled.front.as_mut() else {
             return Next::Over(Cause::Internal);
