@@ -2,6 +2,7 @@
 //! closed by the same rules.
 
 use std::net::SocketAddr;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::Arc;
 
@@ -18,12 +19,13 @@ use portside_proto::{proxy_header, quit};
 use super::welcome::random;
 use super::{pool_token, unpack_pool, Back, Place, PoolSlot, State, Victim};
 use crate::attempt::{lift_bars, no_source_text, Failed, Opened};
+use crate::events::Kind;
 use crate::plan::{take_slot, Service};
 use crate::ports;
 use crate::socket::Read;
 use crate::source::Choice;
 use crate::sys;
-use crate::worker::{Worker, TURN_BYTES};
+use crate::worker::{panic_text, Worker, TURN_BYTES};
 
 /// Of the connections that come free while own clients wait every so many may go to another worker's.
 const SHARE_EVERY: u32 = 16;
@@ -223,7 +225,28 @@ impl Worker {
         if let Some(event) = event {
             note(&mut back, event);
         }
-        self.drive_back(back);
+        self.guarded_back(back);
+    }
+
+    /// Handles one connection's event; a panic costs this connection, not the worker.
+    fn guarded_back(&mut self, back: Box<Back>) {
+        let index = back.index;
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.drive_back(back)));
+        if let Err(panic) = outcome {
+            self.pool.shelf.retain(|idle| *idle != index);
+            self.pool.backs.try_remove(index);
+            self.pool_panicked(&panic_text(&panic));
+        }
+    }
+
+    /// A panic may have taken the scratch buffer along.
+    pub(crate) fn pool_panicked(&mut self, text: &str) {
+        self.pool_plan();
+        let text = format!(
+            "worker {}: a pooled connection was lost to a fault of Portside: {text}",
+            self.id
+        );
+        self.shared.events.push(Kind::WorkerDied, "", "", text);
     }
 
     fn note_lent(&mut self, owner: Token, generation: u32, event: Option<&Io>) {
@@ -248,7 +271,7 @@ impl Worker {
             return self.put_back_down(back);
         }
         back.armed = None;
-        self.drive_back(back);
+        self.guarded_back(back);
     }
 
     /// Everything that can be done for a connection that no client uses; it comes back to its place or is closed.
