@@ -283,6 +283,22 @@ def works(client: Client) -> bool:
     return False
 
 
+def test_who_waits_too_long_gets_an_error_and_goes_on(trio: Trio, run_portside: Run) -> None:
+    service = 'timeouts = { queue = "700ms" }'
+    portside = run_portside(config(trio.primary, pool="max = 1", service=service))
+    holder, waiting = Client(portside), Client(portside)
+    holder.ask("BEGIN")
+    before, started = portside.cpu_s(), time.monotonic()
+    with refused(1040) as texts:
+        waiting.ask("SELECT 1")
+    assert 0.6 <= time.monotonic() - started <= 5.0
+    assert "free server connection ([pool] max" in texts[0]
+    # Waiting is not spinning.
+    assert portside.cpu_s() - before <= 0.35
+    holder.ask("COMMIT")
+    assert waiting.ask("SELECT 1") == [(1,)]
+
+
 def test_queries_are_spread_one_by_one(trio: Trio, run_portside: Run) -> None:
     portside = run_portside(config(trio.primary, trio.replica1, workers=1))
     client = Client(portside)

@@ -17,8 +17,8 @@ from tests.support.instance import Instance
 from tests.support.servers import APP_PASSWORD, APP_USER, Database
 from tests.support.sql_program import TABLES, connect, program, see
 
-STATEMENTS = 80
-PROGRAMS = 6
+STATEMENTS = 60
+PROGRAMS = 4
 NEIGHBOURS = 3
 FLAGS = (0, CLIENT.FOUND_ROWS, CLIENT.INTERACTIVE)
 

@@ -229,6 +229,20 @@ def test_changes_are_named():
     assert changes(CONFIG, CONFIG) == ()
 
 
+def test_a_reload_names_changed_users_and_never_their_passwords():
+    def users(*tables: str):
+        return loads(TEXT + "".join(f"[[user]]\n{table}\n" for table in tables))
+
+    one = 'name = "a"\npassword = "first-secret"'
+    other = 'name = "b"\npassword = "x"'
+    new = 'name = "a"\npassword = "second-secret"\nmax_connections = 5'
+    assert changes(users(one, other), users(new, 'name = "c"\npassword = "x"')) == (
+        "user c: added",
+        "user b: removed (no new logins)",
+        "user a: password, max_connections changed",
+    )
+
+
 def test_what_needs_a_restart_is_refused():
     other = loads(TEXT.replace("workers = 2", "workers = 3"))
     (text,) = restart_mistakes(CONFIG, other)

@@ -72,6 +72,18 @@ impl Class {
     }
 }
 
+/// What a session leaves on a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Left {
+    /// Nothing that others could notice.
+    #[default]
+    Nothing,
+    /// Something that a reset removes.
+    Traces,
+    /// Perhaps something that a reset does not remove: the connection is of no more use.
+    Doubt,
+}
+
 /// What a session needs of a connection for its next command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Want<'a> {

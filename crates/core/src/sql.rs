@@ -63,6 +63,14 @@ impl Pins {
         self.without_passing() != Self::NONE
     }
 
+    /// Those after which a reset may not be enough: what ran is not known, and roles or a resource group
+    /// outlive COM_RESET_CONNECTION.
+    pub fn leave_a_doubt(self) -> bool {
+        [Pin::Statement, Pin::Call, Pin::Long, Pin::Unreadable]
+            .into_iter()
+            .any(|pin| self.has(pin))
+    }
+
     /// Those that are more than a wait for what the next statement may ask.
     fn without_passing(self) -> Self {
         let mut left = self;
@@ -175,13 +183,15 @@ fn special(text: &[u8], statements: usize, verdict: &mut Verdict) {
     let Some(Token::Word(first)) = lexer.next() else {
         return;
     };
-    let first = first.to_ascii_uppercase();
+    let mut buffer = [0; WORD_MAX];
+    let length = upper(first, &mut buffer);
     let single = statements == 1;
-    match &first[..] {
+    match &buffer[..length] {
         b"SET" => match setting::read(lexer) {
             Some(setting::Setting::Replayable) if single => verdict.kind = Kind::Set,
             Some(setting::Setting::Autocommit) if single => {}
             Some(setting::Setting::Unreadable) => verdict.pins.add(Pin::Unreadable),
+            None if setting::is_no_variable(text) => verdict.pins.add(Pin::Statement),
             _ => verdict.pins.add(Pin::Setting),
         },
         b"USE" => match schema_name(lexer) {

@@ -9,7 +9,9 @@ mod back;
 mod client;
 mod kill;
 mod lending;
+mod replying;
 mod tick;
+mod welcome;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -128,11 +130,31 @@ impl Drop for UserSlot {
     }
 }
 
-/// A client waits for a connection.
+/// A client waits for a connection; dropped, it is counted no more.
 #[derive(Debug)]
 struct Waiting {
     state: Arc<ServiceState>,
+    worker: usize,
     since: u64,
+}
+
+impl Waiting {
+    fn new(state: &Arc<ServiceState>, worker: usize, since: u64) -> Self {
+        state.queued.fetch_add(1, SeqCst);
+        state.waiting[worker].fetch_add(1, SeqCst);
+        Self {
+            state: Arc::clone(state),
+            worker,
+            since,
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.state.queued.fetch_sub(1, SeqCst);
+        self.state.waiting[self.worker].fetch_sub(1, SeqCst);
+    }
 }
 
 /// What a session of a pool service has besides its client socket.
@@ -149,6 +171,8 @@ pub struct Pooled {
     is_opening: bool,
     /// Since when it waits for the command at hand, over several rounds.
     waits_since: Option<u64>,
+    /// When a waiting session looks again by itself.
+    look_at: u64,
     user_slot: Option<UserSlot>,
     /// Failed attempts for the command at hand.
     failures: u32,
@@ -205,6 +229,23 @@ impl Drop for PoolSlot {
     }
 }
 
+/// A connection in a client's hands; dropped, it is not busy any more.
+#[derive(Debug)]
+struct Busy(Arc<Server>);
+
+impl Busy {
+    fn new(server: &Arc<Server>) -> Self {
+        server.state.pool.busy.fetch_add(1, SeqCst);
+        Self(Arc::clone(server))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.state.pool.busy.fetch_sub(1, SeqCst);
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Connecting,
@@ -230,6 +271,7 @@ pub(crate) struct Back {
     conn: Conn,
     socket: Socket,
     slot: Option<PoolSlot>,
+    busy: Option<Busy>,
     held: Option<Held>,
     /// Our address as chosen; none = the route's.
     source_ip: Option<IpAddr>,
@@ -273,13 +315,6 @@ impl Back {
 
     fn token(&self) -> Token {
         pool_token(self.index, self.generation)
-    }
-
-    /// No client uses it any more.
-    fn not_busy(&self) {
-        if let Some(server) = self.server() {
-            server.state.pool.busy.fetch_sub(1, SeqCst);
-        }
     }
 }
 

@@ -149,6 +149,7 @@ impl Worker {
         self.reused.clear();
         self.queues.clear();
         self.pool = Pool::default();
+        self.pool_plan();
         self.accept_again = true;
     }
 
@@ -251,6 +252,8 @@ impl Worker {
 
     pub(crate) fn session_panicked(&mut self, index: usize, panic: &Box<dyn std::any::Any + Send>) {
         self.sessions.try_remove(index);
+        // A panic may have taken pool mode's buffer along.
+        self.pool_plan();
         self.shared.sessions.fetch_sub(1, Relaxed);
         self.shared.workers[self.id].sessions.fetch_sub(1, Relaxed);
         self.shared.events.push(

@@ -114,6 +114,7 @@ pub struct Reply {
     length: u32,
     left: u32,
     in_packet: bool,
+    has_begun: bool,
     /// The packet before had 16 MiB - 1: this one belongs to it.
     continues: bool,
 }
@@ -145,17 +146,19 @@ impl Reply {
             length: 0,
             left: 0,
             in_packet: false,
+            has_begun: false,
             continues: false,
         }
     }
 
     /// Whether not a byte of it has come.
     pub const fn is_untouched(&self) -> bool {
-        self.have == 0 && !self.in_packet && matches!(self.part, Part::First | Part::Rows)
+        !self.has_begun
     }
 
     /// Takes bytes up to the reply's end. None: all were taken, more are to come.
     pub fn feed(&mut self, bytes: &mut &[u8]) -> Result<Option<Outcome>, Error> {
+        self.has_begun |= !bytes.is_empty();
         loop {
             if !self.in_packet {
                 let (full, rest) = gather(&mut self.head, &mut self.have, bytes);

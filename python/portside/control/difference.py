@@ -6,14 +6,16 @@ from portside.config.model import Config, Table
 
 
 def changes(old: Config, new: Config) -> tuple[str, ...]:
-    """What a reload changes, one text per server, service or table; empty when nothing does."""
+    """What a reload changes, one text per server, service, user or table; empty if nothing does."""
     found: list[str] = []
     for what, before, after in (
         ("server", {s.name: s for s in old.servers}, {s.name: s for s in new.servers}),
         ("service", {s.name: s for s in old.services}, {s.name: s for s in new.services}),
+        ("user", {u.name: u for u in old.users}, {u.name: u for u in new.users}),
     ):
+        gone = "no new logins" if what == "user" else "it drains"
         found += [f"{what} {name}: added" for name in after if name not in before]
-        found += [f"{what} {name}: removed (it drains)" for name in before if name not in after]
+        found += [f"{what} {name}: removed ({gone})" for name in before if name not in after]
         for name in after:
             if name in before and before[name] != after[name]:
                 keys = _changed_keys(before[name], after[name])

@@ -13,7 +13,7 @@ use portside_proto::login::Greeting;
 use portside_proto::reply::{Outcome, Reply, Shape};
 use portside_proto::single::{OneRow, ServerError, Single};
 
-use super::{Class, Settings, Want};
+use super::{Class, Left, Settings, Want};
 use crate::sql::is_readable;
 
 /// What is asked of a server right after the login: what a reset must restore, what a reset would change, and
@@ -21,7 +21,7 @@ use crate::sql::is_readable;
 const FIRST_LOOK: &[u8] =
     b"SELECT @@character_set_client, @@character_set_results, @@collation_connection, \
     @@wait_timeout, @@sql_mode, @@global.character_set_client, @@global.collation_connection, \
-    @@global.character_set_results";
+    @@global.character_set_results, @@global.init_connect";
 
 /// What a server says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,8 +132,10 @@ pub struct Conn {
     uses: u64,
     schema: Option<Box<[u8]>>,
     settings: Settings,
-    /// A session left something on it that only a reset removes.
-    traces: bool,
+    /// What sessions left on it.
+    left: Left,
+    /// A reset brings it back to the state of its login: not where init_connect ran after that.
+    is_resettable: bool,
     /// Its last statement had warnings or an error.
     diagnostics: bool,
 }
@@ -164,7 +166,8 @@ impl Conn {
             uses: 0,
             schema: None,
             settings: Settings::new(),
-            traces: false,
+            left: Left::Nothing,
+            is_resettable: false,
             diagnostics: false,
         }
     }
@@ -201,7 +204,12 @@ impl Conn {
 
     /// Whether a session left traces that a reset must remove.
     pub fn has_traces(&self) -> bool {
-        self.traces
+        self.left != Left::Nothing
+    }
+
+    /// Whether nothing can make it fit for others again.
+    pub fn is_spoiled(&self) -> bool {
+        self.left == Left::Doubt || (self.has_traces() && !self.is_resettable)
     }
 
     /// Whether a command may be sent.
@@ -289,9 +297,10 @@ impl Conn {
     }
 
     fn seen(&mut self, row: &[Option<String>]) -> Option<()> {
-        let [client, results, collation, wait, mode, global @ ..] = row else {
+        let [client, results, collation, wait, mode, global @ .., init] = row else {
             return None;
         };
+        self.is_resettable = init.as_ref().is_none_or(String::is_empty);
         let name = |value: &Option<String>| match value {
             None => Some("NULL".to_owned()),
             Some(text) => text
@@ -325,10 +334,7 @@ impl Conn {
         let none = Settings::new();
         let settings = want.settings.unwrap_or(&none);
         let mut bytes = Vec::new();
-        let in_doubt = self.traces
-            || (want.no_diagnostics && self.diagnostics)
-            || settings.after(&self.settings).is_none();
-        let missing = if in_doubt {
+        let missing = if self.needs_reset(want) {
             self.put_reset(&mut bytes);
             settings.all()
         } else {
@@ -346,9 +352,19 @@ impl Conn {
         bytes
     }
 
-    /// Whether a session without a schema would find one here, which nothing can take away.
-    pub fn has_wrong_schema(&self, want: &Want<'_>) -> bool {
-        want.schema.is_none() && self.schema.is_some()
+    /// Whether it cannot be made what a session wants: nothing takes a schema away, and what cannot be reset
+    /// must be right as it is.
+    pub fn is_unfit(&self, want: &Want<'_>) -> bool {
+        (want.schema.is_none() && self.schema.is_some())
+            || (self.needs_reset(want) && !self.is_resettable)
+    }
+
+    fn needs_reset(&self, want: &Want<'_>) -> bool {
+        let none = Settings::new();
+        let settings = want.settings.unwrap_or(&none);
+        self.has_traces()
+            || (want.no_diagnostics && self.diagnostics)
+            || settings.after(&self.settings).is_none()
     }
 
     /// Removes the traces of a session that is over. Write the bytes and feed until `Ready`.
@@ -409,7 +425,7 @@ impl Conn {
                 self.settings.add(&statement);
             }
             (Did::Reset, Ok(())) => {
-                self.traces = false;
+                self.left = Left::Nothing;
                 self.diagnostics = false;
                 self.uses = 0;
                 self.settings.clear();
@@ -417,7 +433,9 @@ impl Conn {
             (Did::Restore, Ok(())) | (Did::Errand, _) => {}
             (did, Err(error)) => {
                 // What it has done so far is in doubt, but for a schema that was not taken.
-                self.traces |= !matches!(did, Did::Schema(_));
+                if !matches!(did, Did::Schema(_)) {
+                    self.left(Left::Traces);
+                }
                 self.failed.get_or_insert(error);
             }
         }
@@ -462,12 +480,14 @@ impl Conn {
 
     /// A client's own SET has taken effect.
     pub fn add_setting(&mut self, statement: &[u8]) {
-        self.traces |= !self.settings.add(statement);
+        if !self.settings.add(statement) {
+            self.left(Left::Traces);
+        }
     }
 
     /// The session leaves it.
-    pub fn left(&mut self, traces: bool) {
-        self.traces |= traces;
+    pub fn left(&mut self, what: Left) {
+        self.left = self.left.max(what);
     }
 
     /// How many of our own commands it would take to serve this session: the fewest are chosen.
@@ -477,7 +497,7 @@ impl Conn {
         let steps = settings
             .after(&self.settings)
             .map_or(2 + settings.all().len(), <[_]>::len);
-        steps + usize::from(self.traces) * 2 + usize::from(want.schema != self.schema())
+        steps + usize::from(self.has_traces()) * 2 + usize::from(want.schema != self.schema())
     }
 }
 

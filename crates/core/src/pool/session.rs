@@ -4,16 +4,19 @@
 //! what a later command needs. Bytes that were not taken are handed in again. While a reply runs no further
 //! command is looked at.
 
+mod answering;
+mod login;
+
 use std::fmt::Display;
 use std::sync::Arc;
 
-use portside_proto::command::{capability, com, status, HEADER_LEN, MAX_PAYLOAD};
-use portside_proto::err::errno;
-use portside_proto::handshake::offer::{self, Login, Offer, Plugin};
-use portside_proto::reply::{Outcome, Shape, STMT_BULK_EXECUTE};
-use portside_proto::single::err;
+use portside_proto::command::{com, status, HEADER_LEN, MAX_PAYLOAD};
+use portside_proto::handshake::offer::{self, Offer, Plugin};
+use portside_proto::reply::{Outcome, Shape};
 
-use super::{Class, Conn, Server, Settings, Want, CHOICE, LOGIN};
+use self::answering::unknown;
+use self::login::Pending;
+use super::{Class, Conn, Left, Server, Settings, Want, CHOICE, LOGIN};
 use crate::reason::{Cause, Pin};
 use crate::sql::{self, Kind, Pins, Verdict};
 
@@ -107,17 +110,6 @@ enum Phase {
     Reply,
 }
 
-/// What is only needed while logging in.
-#[derive(Debug, Default)]
-struct Pending {
-    name: Vec<u8>,
-    user: Option<Arc<User>>,
-    schema: Option<Box<[u8]>>,
-    collation: u8,
-    /// Of the packet to send next.
-    sequence: u8,
-}
-
 /// A client. See the module's text.
 #[derive(Debug)]
 pub struct Session {
@@ -135,8 +127,8 @@ pub struct Session {
     schema: Option<Box<[u8]>>,
     settings: Settings,
     pins: Pins,
-    /// A trace of pins that have gone.
-    trace: bool,
+    /// What pins that have gone leave behind.
+    left: Left,
     /// Prepared and not closed.
     statements: Vec<u32>,
     /// Of the command at hand, until its reply is over.
@@ -185,7 +177,7 @@ impl Session {
             schema: None,
             settings: Settings::new(),
             pins: Pins::NONE,
-            trace: false,
+            left: Left::Nothing,
             statements: Vec::new(),
             verdict: None,
             set: None,
@@ -313,156 +305,10 @@ impl Session {
         }
     }
 
-    fn login(&mut self, sequence: u8, payload: &[u8], context: &Context<'_>) -> Step {
-        let next = sequence.wrapping_add(1);
-        let Some(login) = Login::parse(payload) else {
-            return self.malformed("a login that is not of the 4.1 protocol", next);
-        };
-        if login.capabilities & capability::SSL != 0 {
-            return self.malformed("a request for TLS, which was not offered", next);
-        }
-        self.capabilities = login.capabilities & self.offered;
-        self.class = Class::of_login(login.capabilities, login.collation, self.offered);
-        self.prove(&login, next, context)
-    }
-
-    /// Checks the answer that came with the login, or asks for one of a method that is known here.
-    fn prove(&mut self, login: &Login<'_>, sequence: u8, context: &Context<'_>) -> Step {
-        let user = (context.find)(login.user);
-        let schema = login.schema.or_else(|| {
-            let default = user.as_ref()?.schema.as_ref()?;
-            Some(default.as_bytes())
-        });
-        self.pending = Some(Box::new(Pending {
-            name: login.user.to_vec(),
-            schema: schema.map(Into::into),
-            user,
-            collation: login.collation,
-            sequence,
-        }));
-        match Plugin::from_name(login.plugin) {
-            // A change of user answers to a salt that was used already. A client that prefers another method than
-            // the greeting's has no salt for it, and answers with nothing (libmysql).
-            Some(plugin) if self.user.is_none() && plugin == self.plugin => {
-                self.check(plugin, login.answer, context)
-            }
-            known => {
-                let plugin = known.unwrap_or(Plugin::Native);
-                self.salt = (context.salt)();
-                self.phase = Phase::Switch(plugin);
-                Step::Say(offer::switch(sequence, plugin, &self.salt))
-            }
-        }
-    }
-
-    fn switched(
-        &mut self,
-        plugin: Plugin,
-        sequence: u8,
-        answer: &[u8],
-        context: &Context<'_>,
-    ) -> Step {
-        if let Some(pending) = self.pending.as_mut() {
-            pending.sequence = sequence.wrapping_add(1);
-        }
-        self.check(plugin, answer, context)
-    }
-
-    fn check(&mut self, plugin: Plugin, answer: &[u8], context: &Context<'_>) -> Step {
-        let Some(pending) = self.pending.as_mut() else {
-            return self.malformed("an answer that was not asked for", 1);
-        };
-        if context.is_limited {
-            let text = "portside: too many failed logins from this address; wait a minute";
-            return Step::Denied(err(pending.sequence, errno::ACCESS_DENIED, *b"28000", text));
-        }
-        // An unknown user costs the same hashes, and gets the same text.
-        let password = pending.user.as_ref().map_or("?", |u| u.password.as_str());
-        let proves = offer::proves(plugin, password.as_bytes(), &self.salt, answer);
-        if !proves || pending.user.is_none() {
-            let using = if answer.is_empty() { "NO" } else { "YES" };
-            let name = String::from_utf8_lossy(&pending.name);
-            let text = format!(
-                "Access denied for user '{name}'@'{}' (using password: {using})",
-                context.client
-            );
-            return Step::Denied(err(
-                pending.sequence,
-                errno::ACCESS_DENIED,
-                *b"28000",
-                &text,
-            ));
-        }
-        self.phase = Phase::Admission;
-        if plugin == Plugin::Sha2 && !answer.is_empty() {
-            let sequence = pending.sequence;
-            pending.sequence = sequence.wrapping_add(1);
-            return Step::Say(offer::fast_auth_ok(sequence));
-        }
-        Step::Admit
-    }
-
-    /// Whether the engine is to decide about the user's limit now.
-    pub fn awaits_admission(&self) -> bool {
-        self.phase == Phase::Admission
-    }
-
-    /// The user may have one more session. Bytes for the client, or none: then a schema is to be confirmed.
-    pub fn admitted(&mut self) -> Vec<u8> {
-        if self.pending.as_ref().is_some_and(|p| p.schema.is_some()) {
-            self.phase = Phase::Schema;
-            return Vec::new();
-        }
-        self.logged_in()
-    }
-
-    /// The user may not: what the client is told. The session is over.
-    pub fn turned_away(&mut self, number: u16, text: &str) -> Vec<u8> {
-        let sequence = self.pending.as_ref().map_or(1, |p| p.sequence);
-        err(sequence, number, *b"42000", text)
-    }
-
-    fn logged_in(&mut self) -> Vec<u8> {
-        self.phase = Phase::Command;
-        let Some(pending) = self.pending.take() else {
-            return Vec::new();
-        };
-        if self.user.is_some() {
-            // COM_CHANGE_USER.
-            self.forget();
-            if pending.collation != 0 {
-                self.class.collation = pending.collation;
-            }
-        }
-        self.user = pending.user;
-        self.schema = pending.schema;
-        offer::ok(pending.sequence, self.status)
-    }
-
-    /// Back to the state of a fresh session; a connection that is attached keeps the traces.
-    fn forget(&mut self) {
-        self.trace |= self.pins.leave_a_trace();
-        self.pins = Pins::NONE;
-        self.statements.clear();
-        self.settings.clear();
-        self.status = status::AUTOCOMMIT;
-        self.last = None;
-        self.knows_found_rows = false;
-        self.has_forgotten = false;
-    }
-
     /// A connection was found: its name, and its count of uses before it is prepared.
     pub fn attached(&mut self, conn: (u64, u64)) {
         // Others may have asked for the last result set there.
         self.knows_found_rows &= self.last == Some(conn);
-    }
-
-    /// A connection with the schema was found: the login is answered.
-    fn confirmed(&mut self, is_attached: bool) -> Step {
-        if !is_attached {
-            return Step::Attach;
-        }
-        Step::Say(self.logged_in())
     }
 
     fn command(
@@ -522,104 +368,6 @@ impl Session {
             return (taken, Step::Forward);
         }
         (whole, Step::Forward)
-    }
-
-    /// Commands that need no server, or not always. None: pass it on.
-    fn answer(
-        &mut self,
-        command: u8,
-        argument: &[u8],
-        conn: Option<&Conn>,
-        context: &Context<'_>,
-    ) -> Option<Step> {
-        let known = |argument: &[u8]| {
-            let id = argument.first_chunk().map(|id| u32::from_le_bytes(*id));
-            conn.is_some() || id.is_some_and(|id| self.statements.contains(&id))
-        };
-        Some(match command {
-            com::QUIT => Step::End(Cause::Quit, Vec::new()),
-            com::PING => {
-                self.commands += 1;
-                Step::Say(offer::ok(1, self.status))
-            }
-            com::PROCESS_KILL => {
-                let id = argument
-                    .first_chunk()
-                    .map_or(0, |id| u32::from_le_bytes(*id));
-                Step::Kill {
-                    id: id.into(),
-                    query: false,
-                }
-            }
-            com::RESET_CONNECTION => return self.reset(conn),
-            com::CHANGE_USER => {
-                let Some(login) = Login::parse_change(argument, self.capabilities) else {
-                    return Some(self.malformed("a malformed change of user", 1));
-                };
-                self.commands += 1;
-                self.prove(&login, 1, context)
-            }
-            com::BINLOG_DUMP | com::BINLOG_DUMP_GTID | com::REGISTER_SLAVE => {
-                let text = "portside: replicas connect to the server itself, not through a pool";
-                Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text))
-            }
-            com::STMT_EXECUTE | com::STMT_FETCH | com::STMT_RESET | STMT_BULK_EXECUTE
-                if !known(argument) =>
-            {
-                let text = "portside: unknown prepared statement";
-                Step::Say(err(1, errno::UNKNOWN_STATEMENT, *b"HY000", text))
-            }
-            com::STMT_CLOSE | com::STMT_SEND_LONG_DATA if !known(argument) => Step::Say(Vec::new()),
-            _ => return None,
-        })
-    }
-
-    /// Statements that are not for a server.
-    fn answer_query(&self) -> Option<Step> {
-        let verdict = self.verdict.as_ref()?;
-        if verdict.asks.diagnostics && self.has_forgotten {
-            let text =
-                "portside: warnings and errors of the last statement are not known any more: the \
-                        connection was given back after a second (docs/pooling.md)";
-            return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
-        }
-        if (verdict.asks.row_count && self.last.is_none())
-            || (verdict.asks.found_rows && !self.knows_found_rows)
-        {
-            let text = "portside: FOUND_ROWS() and ROW_COUNT() are not known before the session's                         own first result (docs/pooling.md)";
-            return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
-        }
-        Some(match &verdict.kind {
-            Kind::ConnectionId(name) => {
-                let deprecate = self.class.capabilities & capability::DEPRECATE_EOF != 0;
-                let id = self.thread_id.into();
-                Step::Say(offer::one_number(name, id, self.status, deprecate))
-            }
-            Kind::Kill { id, query } => Step::Kill {
-                id: *id,
-                query: *query,
-            },
-            Kind::KillOther => {
-                let text =
-                    "portside: only KILL [CONNECTION | QUERY] id works through a pool, with an id \
-                            that Portside gave";
-                Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text))
-            }
-            _ => return None,
-        })
-    }
-
-    /// `COM_RESET_CONNECTION`: here, unless the server would change the character set by it.
-    fn reset(&mut self, conn: Option<&Conn>) -> Option<Step> {
-        let Some(conn) = conn else {
-            return Some(Step::Attach);
-        };
-        if !conn.keeps_charset() {
-            return None;
-        }
-        self.commands += 1;
-        self.forget();
-        Some(Step::Say(offer::ok(1, self.status)))
     }
 
     fn begin(&mut self, command: u8, argument: &[u8], conn: &mut Conn, shape: Shape) {
@@ -744,18 +492,18 @@ impl Session {
         }
     }
 
-    /// The connection is given back: whether this session leaves traces on it.
-    pub fn take_traces(&mut self) -> bool {
-        std::mem::take(&mut self.trace) || self.pins.leave_a_trace()
+    /// The connection is given back: what this session leaves on it.
+    pub fn take_traces(&mut self) -> Left {
+        std::mem::take(&mut self.left).max(self.leaves())
     }
 
-    /// No connection could be had, or a step to prepare it failed: what the client is told. True: the session
-    /// is over.
-    pub fn not_attached(&mut self, number: u16, state: [u8; 5], text: &str) -> (Vec<u8>, bool) {
-        self.verdict = None;
-        match self.pending.as_ref() {
-            Some(pending) => (err(pending.sequence, number, state, text), true),
-            None => (err(1, number, state, text), false),
+    fn leaves(&self) -> Left {
+        if self.pins.leave_a_doubt() {
+            Left::Doubt
+        } else if self.pins.leave_a_trace() {
+            Left::Traces
+        } else {
+            Left::Nothing
         }
     }
 
@@ -769,48 +517,6 @@ impl Session {
             _ => None,
         }
     }
-
-    /// The answer to [`Step::Kill`].
-    pub fn killed(&self, id: u64, found: bool) -> Vec<u8> {
-        if found {
-            return offer::ok(1, self.status);
-        }
-        let text = format!("portside: unknown thread id: {id} (ids are those that Portside gave)");
-        err(1, errno::NO_SUCH_THREAD, *b"HY000", &text)
-    }
-
-    /// What a client is told when its connection to the server broke in the middle of a command.
-    pub fn lost(&self, text: &str) -> Vec<u8> {
-        let what = if self.pins.has(Pin::Transaction) {
-            "; the transaction is lost"
-        } else if self.pins.is_empty() {
-            ""
-        } else {
-            "; the session's state is lost"
-        };
-        err(
-            1,
-            errno::SHUTDOWN,
-            *b"08S01",
-            &format!("portside: {text}{what}"),
-        )
-    }
-
-    fn malformed(&self, what: &str, sequence: u8) -> Step {
-        let text = format!("portside: malformed packet: {what}");
-        let number = if self.is_logged_in() {
-            errno::MALFORMED
-        } else {
-            errno::BAD_HANDSHAKE
-        };
-        let cause = Cause::ProtocolError;
-        Step::End(cause, err(sequence, number, *b"08S01", &text))
-    }
-}
-
-fn unknown(command: u8) -> Vec<u8> {
-    let text = format!("portside: command {command} is not known in pool mode");
-    err(1, errno::UNKNOWN_COMMAND, *b"08S01", &text)
 }
 
 /// What is known about a command before it runs.

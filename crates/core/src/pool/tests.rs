@@ -77,7 +77,7 @@ fn row(values: &[&str]) -> Vec<u8> {
     bytes
 }
 
-const LOOK: [&str; 8] = [
+const LOOK: [&str; 9] = [
     "utf8mb4",
     "utf8mb4",
     "utf8mb4_general_ci",
@@ -86,6 +86,7 @@ const LOOK: [&str; 8] = [
     "latin1",
     "latin1_swedish_ci",
     "latin1",
+    "",
 ];
 
 /// A connection that has logged in to a server whose first look gives this.
@@ -199,10 +200,10 @@ fn a_plain_query_shares_and_a_transaction_keeps_its_connection() {
     query(&mut session, &mut conn, "BEGIN", 3);
     assert_eq!(session.pin(), Some(Pin::Transaction));
     query(&mut session, &mut conn, "COMMIT", 2);
-    assert!(!session.is_pinned() && !session.take_traces());
+    assert!(!session.is_pinned() && session.take_traces() == Left::Nothing);
     query(&mut session, &mut conn, "SET autocommit = 0", 0);
     assert_eq!(session.pin(), Some(Pin::Autocommit));
-    assert!(session.take_traces());
+    assert_eq!(session.take_traces(), Left::Traces);
     assert_eq!(
         step(&mut session, &command(com::QUIT, &[]), None).1,
         Step::End(Cause::Quit, vec![])
@@ -228,7 +229,7 @@ fn settings_follow_the_session_to_other_connections() {
     assert_eq!(other.prepare(&session.want()), []);
     // A session without settings gets it back to the starting state first.
     let fresh = logged_in();
-    assert!(other.has_wrong_schema(&fresh.want()));
+    assert!(other.is_unfit(&fresh.want()));
     let bytes = other.prepare(&fresh.want());
     assert!(bytes.starts_with(&command(com::RESET_CONNECTION, &[])));
     let text = String::from_utf8_lossy(&bytes);
@@ -256,7 +257,7 @@ fn a_setting_that_failed_pins_since_half_of_it_may_hold() {
     };
     conn.relay(&mut &error[..]).unwrap();
     session.replied(&outcome, &mut conn, 1);
-    assert!(!session.only_waits() && session.take_traces());
+    assert!(!session.only_waits() && session.take_traces() == Left::Traces);
 }
 
 #[test]
@@ -280,6 +281,23 @@ fn warnings_are_kept_for_the_next_statement_and_not_for_ever() {
     assert!(
         matches!(what, Step::Say(bytes) if String::from_utf8_lossy(&bytes).contains("not known any more"))
     );
+}
+
+#[test]
+fn what_a_reset_does_not_undo_spoils_the_connection() {
+    let (mut session, mut conn) = (logged_in(), ready(&LOOK));
+    query(&mut session, &mut conn, "SET ROLE admin", 2);
+    conn.left(session.take_traces());
+    assert!(conn.is_spoiled());
+    // With init_connect a reset is not the login's state again.
+    let mut look = LOOK;
+    look[8] = "SET autocommit = 0";
+    let (mut session, mut conn) = (logged_in(), ready(&look));
+    query(&mut session, &mut conn, "SET NAMES latin1", 2);
+    assert!(conn.is_unfit(&logged_in().want()) && !conn.is_unfit(&session.want()));
+    query(&mut session, &mut conn, "SET @a = 1", 2);
+    conn.left(session.take_traces());
+    assert!(conn.is_spoiled());
 }
 
 #[test]

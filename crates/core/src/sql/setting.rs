@@ -36,6 +36,14 @@ pub(super) fn read(mut lexer: Lexer<'_>) -> Option<Setting> {
     assignments(start)
 }
 
+/// SET of something that is no variable, so that a reset does not undo it.
+pub(super) fn is_no_variable(text: &[u8]) -> bool {
+    let second = Lexer::new(text).nth(1);
+    ["ROLE", "DEFAULT", "RESOURCE", "PASSWORD", "STATEMENT"]
+        .iter()
+        .any(|word| is(second, word))
+}
+
 fn names(mut lexer: Lexer<'_>) -> Option<Setting> {
     let readable = is_readable(value(lexer.next()?)?);
     let rest = lexer.clone();

@@ -86,12 +86,12 @@ const PINS: &[(&str, &[Pin])] = &[
         "SET @@transaction_isolation = 'READ-COMMITTED'",
         &[Pin::Setting],
     ),
-    ("SET PASSWORD = 'x'", &[Pin::Setting]),
-    ("SET ROLE admin", &[Pin::Setting]),
+    ("SET PASSWORD = 'x'", &[Pin::Statement]),
+    ("SET ROLE admin", &[Pin::Statement]),
     ("SET CHARACTER SET utf8", &[Pin::Setting]),
     (
         "SET STATEMENT max_statement_time=1 FOR SELECT 1",
-        &[Pin::Setting],
+        &[Pin::Statement],
     ),
     ("SET insert_id = 5", &[Pin::Setting]),
     ("SET timestamp = 5", &[Pin::Setting]),
@@ -165,6 +165,9 @@ fn what_leaves_a_trace() {
     assert!(Pins::of(Pin::InsertId).leave_a_trace());
     assert!(Pins::of(Pin::Lock).leave_a_trace());
     assert!(Pins::of(Pin::Transaction).leave_a_trace());
+    assert!(!Pins::of(Pin::Setting).leave_a_doubt());
+    assert!(classify(b"SET ROLE admin").pins.leave_a_doubt());
+    assert!(classify(b"CALL p()").pins.leave_a_doubt());
 }
 
 proptest::proptest! {

@@ -2,6 +2,7 @@
 //! closed by the same rules.
 
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::Arc;
 
@@ -15,14 +16,15 @@ use portside_core::reason::ServerClose;
 use portside_core::relay::ToServer;
 use portside_proto::{proxy_header, quit};
 
-use super::client::random;
+use super::welcome::random;
 use super::{pool_token, unpack_pool, Back, Place, PoolSlot, State, Victim};
 use crate::attempt::{lift_bars, no_source_text, Failed, Opened, LOOK_MS, RESET_WAS_LOST};
-use crate::plan::{take_slot, Server, Service};
+use crate::events::Kind;
+use crate::plan::{take_slot, Service};
 use crate::ports;
 use crate::socket::Read;
 use crate::sys;
-use crate::worker::{Worker, TURN_BYTES};
+use crate::worker::{panic_text, Worker, TURN_BYTES};
 
 /// Of the connections that come free while own clients wait every so many may go to another worker's.
 const SHARE_EVERY: u32 = 16;
@@ -49,6 +51,15 @@ pub(super) enum NotNow {
     },
 }
 
+/// A connect under way, with the places it holds.
+struct Reached {
+    slot: PoolSlot,
+    is_probe: bool,
+    destination: usize,
+    source: Option<IpAddr>,
+    opened: Opened,
+}
+
 impl Worker {
     /// Begins a connection to a member of a service.
     pub(super) fn open_back(
@@ -57,54 +68,18 @@ impl Worker {
         member: usize,
         order: &Order<'_>,
     ) -> Result<(), NotNow> {
-        let Some(limits) = service.pool else {
-            return Err(NotNow::Full);
-        };
+        let reached = self.reach(service, member)?;
+        let opened = reached.opened;
         let entry = &service.members[member];
-        let server = Arc::clone(&entry.server);
-        let pool = &server.state.pool;
-        if !take_slot(&pool.open, limits.max) {
-            return Err(NotNow::Full);
-        }
-        if !take_slot(&server.state.active, server.max) {
-            pool.open.fetch_sub(1, SeqCst);
-            return Err(NotNow::Full);
-        }
-        let slot = PoolSlot(Arc::clone(&server));
-        if !pool.may_open(limits.open_rate, self.now) {
-            return Err(NotNow::Full);
-        }
-        let is_probe = match server.state.breaker.on(Breaker::Ask, self.now) {
-            Decision::Refuse => {
-                return Err(NotNow::Failed {
-                    why: Failed::NotNow,
-                    text: String::new(),
-                    has_other: false,
-                })
-            }
-            decision => decision == Decision::Probe,
-        };
-        lift_bars(&self.shared, &server, self.now);
-        let (destination, source, opened) = match self.open_way(&server) {
-            Ok(found) => found,
-            Err(because) => {
-                if is_probe {
-                    server.state.breaker.on(Breaker::Withdrawn, self.now);
-                }
-                return Err(because);
-            }
-        };
-        pool.opened.fetch_add(1, Relaxed);
-        let mut rules = entry.rules;
-        if opened
-            .held
-            .as_ref()
-            .is_some_and(|held| held.resets_are_lost(self.now))
-        {
-            rules.avoid_resets();
-        }
+        let server = &entry.server;
+        server.state.pool.opened.fetch_add(1, Relaxed);
         self.pool.serial += 1;
         self.pool.generations = (self.pool.generations + 1) & 0x3fff_ffff;
+        let mut rules = entry.rules;
+        let held = opened.held.as_ref();
+        if held.is_some_and(|held| held.resets_are_lost(self.now)) {
+            rules.avoid_resets();
+        }
         let user = order.user;
         let mut back = Box::new(Back {
             index: 0,
@@ -117,12 +92,17 @@ impl Worker {
                 order.class,
                 random(),
             ),
-            source_ip: opened.held.as_ref().map(|h| h.source().ip()).or(source),
+            source_ip: opened
+                .held
+                .as_ref()
+                .map(|h| h.source().ip())
+                .or(reached.source),
             source: opened.held.as_ref().map(super::Held::source),
             socket: opened.socket,
-            slot: Some(slot),
+            slot: Some(reached.slot),
+            busy: None,
             held: opened.held,
-            destination,
+            destination: reached.destination,
             rules,
             user: Arc::clone(user),
             has_proxy: server.send_proxy,
@@ -132,7 +112,7 @@ impl Worker {
             errand: order.errand,
             has_run: false,
             kills: 0,
-            is_probe,
+            is_probe: reached.is_probe,
             has_greeted: false,
             reset_was_lost: false,
             owes_reply: false,
@@ -153,24 +133,61 @@ impl Worker {
         Ok(())
     }
 
-    /// A connect under way: to which of its addresses, from which of ours.
-    fn open_way(&mut self, server: &Server) -> Result<(usize, Option<IpAddr>, Opened), NotNow> {
+    /// Takes the places and begins the connect; whatever fails gives everything back.
+    fn reach(&mut self, service: &Service, member: usize) -> Result<Reached, NotNow> {
+        let Some(rules) = service.pool else {
+            return Err(NotNow::Full);
+        };
+        let server = Arc::clone(&service.members[member].server);
+        let pool = &server.state.pool;
+        if !take_slot(&pool.open, rules.max) {
+            return Err(NotNow::Full);
+        }
+        if !take_slot(&server.state.active, server.max) {
+            pool.open.fetch_sub(1, SeqCst);
+            return Err(NotNow::Full);
+        }
+        let slot = PoolSlot(Arc::clone(&server));
+        if !pool.may_open(rules.open_rate, self.now) {
+            return Err(NotNow::Full);
+        }
+        let is_probe = match server.state.breaker.on(Breaker::Ask, self.now) {
+            Decision::Refuse => {
+                return Err(NotNow::Failed {
+                    why: Failed::NotNow,
+                    text: String::new(),
+                    has_other: false,
+                })
+            }
+            decision => decision == Decision::Probe,
+        };
+        lift_bars(&self.shared, &server, self.now);
         let choice = server.sources.choose(&server.destinations, self.now);
         let opened = match choice {
-            Some(choice) => self.open(server, choice),
-            None => Err((Failed::NoSource, no_source_text(server).into())),
+            Some(choice) => self.open(&server, choice),
+            None => Err((Failed::NoSource, no_source_text(&server).into())),
         };
-        opened
-            .map(|(to, opened)| (to, choice.and_then(|choice| choice.source), opened))
-            .map_err(|(why, text)| {
-                let is_theirs = why == Failed::Server;
-                let to = choice.map_or(0, |choice| choice.destination);
-                NotNow::Failed {
-                    why,
-                    has_other: is_theirs && self.server_failed(server, to, self.now, &text),
-                    text: text.into(),
+        match opened {
+            Ok((destination, opened)) => Ok(Reached {
+                slot,
+                is_probe,
+                destination,
+                source: choice.and_then(|choice| choice.source),
+                opened,
+            }),
+            Err((why, text)) => {
+                if is_probe {
+                    server.state.breaker.on(Breaker::Withdrawn, self.now);
                 }
-            })
+                let to = choice.map_or(0, |choice| choice.destination);
+                let is_theirs = why == Failed::Server;
+                Err(NotNow::Failed {
+                    why,
+                    has_other: is_theirs && self.server_failed(&server, to, self.now, &text),
+                    text: text.into(),
+                })
+            }
+        }
     }
 
     fn watch_back(&mut self, mut back: Box<Back>) {
@@ -234,7 +251,28 @@ impl Worker {
         if let Some(event) = event {
             note(&mut back, event);
         }
-        self.drive_back(back);
+        self.guarded_back(back);
+    }
+
+    /// Handles one connection's event; a panic costs this connection, not the worker.
+    fn guarded_back(&mut self, back: Box<Back>) {
+        let index = back.index;
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.drive_back(back)));
+        if let Err(panic) = outcome {
+            self.pool.shelf.retain(|idle| *idle != index);
+            self.pool.backs.try_remove(index);
+            self.pool_panicked(&panic_text(&panic));
+        }
+    }
+
+    /// A panic may have taken the scratch buffer along.
+    pub(crate) fn pool_panicked(&mut self, text: &str) {
+        self.pool_plan();
+        let text = format!(
+            "worker {}: a pooled connection was lost to a fault of Portside: {text}",
+            self.id
+        );
+        self.shared.events.push(Kind::WorkerDied, "", "", text);
     }
 
     fn note_lent(&mut self, owner: Token, generation: u32, event: Option<&Io>) {
@@ -259,7 +297,7 @@ impl Worker {
             return self.put_back_down(back);
         }
         back.armed = None;
-        self.drive_back(back);
+        self.guarded_back(back);
     }
 
     /// Everything that can be done for a connection that no client uses; it comes back to its place or is closed.
@@ -451,6 +489,9 @@ impl Worker {
             back.state = State::Barred;
             return self.put_back_down(back);
         }
+        if back.conn.is_spoiled() {
+            return self.quit_back(back);
+        }
         if back.conn.has_traces() {
             let bytes = back.conn.clean();
             return self.say_on_its_own(back, &bytes);
@@ -567,9 +608,7 @@ impl Worker {
 
     /// The end of a connection: socket, tuple, places.
     pub(super) fn close_back(&mut self, mut back: Box<Back>, how: ServerClose) {
-        if back.state == State::Lent {
-            back.not_busy();
-        }
+        back.busy = None;
         if let Some(victim) = back.errand.take() {
             self.errand_over(victim);
         }

@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, PoisonError};
 
+use portside_core::pool::Left;
 use portside_core::reason::Cause;
 
 use super::back::Order;
@@ -61,10 +62,17 @@ impl Worker {
             .pooled
             .as_mut()
             .and_then(|pooled| pooled.back.as_mut());
-        if let Some(back) = back.filter(|back| back.conn.is_busy()) {
+        // One KILL under way is enough: another would find the same query, or the next.
+        if let Some(back) = back.filter(|back| back.conn.is_busy() && back.kills == 0) {
             let victim = victim(back, self.now);
-            self.pool.victims.push(victim);
-            self.hunt();
+            let is_known = |known: &Victim| {
+                (known.index, known.generation, known.uses)
+                    == (victim.index, victim.generation, victim.uses)
+            };
+            if !self.pool.victims.iter().any(is_known) {
+                self.pool.victims.push(victim);
+                self.hunt();
+            }
         }
     }
 
@@ -98,7 +106,7 @@ impl Worker {
                 if let Some(back) = self.victim_of(victim) {
                     back.kills += 1;
                     // Whatever the KILL hits, a reset comes after it.
-                    back.conn.left(true);
+                    back.conn.left(Left::Traces);
                 }
             } else {
                 victim.at = now + AGAIN_MS;

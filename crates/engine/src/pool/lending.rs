@@ -78,6 +78,7 @@ impl Worker {
                 client: client.map(|(c, _)| c),
             };
             if let Some(back) = self.take_idle(&key, pooled) {
+                service.members[member].state.total.fetch_add(1, Relaxed);
                 return self.lend(index, session, pooled, back);
             }
             let order = Order {
@@ -89,34 +90,23 @@ impl Worker {
             };
             // Before the attempt, which may succeed at once.
             pooled.is_opening = true;
-            match self.open_back(&service, member, &order) {
-                Ok(()) => return self.wait(index, session, pooled, input),
-                Err(NotNow::Full) => {
-                    pooled.is_opening = false;
-                    return self.wait(index, session, pooled, input);
+            let begun = self.open_back(&service, member, &order);
+            pooled.is_opening = begun.is_ok();
+            if let Err(NotNow::Failed {
+                why,
+                text,
+                has_other,
+            }) = begun
+            {
+                let member = (!has_other).then_some(member);
+                if is_over_after(pooled, &service, member, (why, text)) {
+                    return self.nobody_pooled(index, session, pooled, input, &service);
                 }
-                Err(NotNow::Failed {
-                    why,
-                    text,
-                    has_other,
-                }) => {
-                    pooled.is_opening = false;
-                    if matches!(why, Failed::NoPort | Failed::TriesSpent) {
-                        pooled.error = Some(text);
-                        return self.wait(index, session, pooled, input);
-                    }
-                    if !text.is_empty() {
-                        pooled.error = Some(text);
-                    }
-                    pooled.failures += 1;
-                    if !has_other {
-                        pooled.tried |= 1_u64.checked_shl(member as u32).unwrap_or(0);
-                    }
-                    if pooled.failures > service.retries + service.members.len() as u32 {
-                        return self.nobody_pooled(index, session, pooled, input, &service);
-                    }
+                if !is_shortage(why) {
+                    continue;
                 }
             }
+            return self.wait(index, session, pooled, input);
         }
     }
 
@@ -226,14 +216,13 @@ impl Worker {
                     (errno::TOO_MANY_CONNECTIONS, *b"08004", &text),
                 );
             }
-            state.queued.fetch_add(1, SeqCst);
-            state.waiting[self.id].fetch_add(1, SeqCst);
             let is_new = pooled.waits_since.is_none();
             let since = *pooled.waits_since.get_or_insert(self.now);
-            pooled.waiting = Some(Waiting {
-                state: Arc::clone(state),
-                since,
-            });
+            if self.is_overdue(session, since) {
+                return self.waited_too_long_pooled(index, session, pooled, input, since);
+            }
+            pooled.waiting = Some(Waiting::new(state, self.id, since));
+            pooled.look_at = self.now + LOOK_AGAIN_MS;
             self.pool
                 .waiters
                 .push_back(token(index, session.generation, false));
@@ -241,7 +230,19 @@ impl Worker {
                 self.ask_others();
             }
         }
-        self.still_waiting(index, session, pooled, input)
+        self.arm_look(index, session, pooled);
+        Next::Wait
+    }
+
+    fn is_overdue(&self, session: &Session, since: u64) -> bool {
+        let limit = session.service.queue_ms.map(|ms| since + ms);
+        limit.is_some_and(|limit| self.now >= limit)
+    }
+
+    fn arm_look(&mut self, index: usize, session: &mut Session, pooled: &Pooled) {
+        let since = pooled.waits_since.unwrap_or(self.now);
+        let limit = session.service.queue_ms.map_or(u64::MAX, |ms| since + ms);
+        self.arm(index, session, pooled.look_at.min(limit));
     }
 
     /// The other workers may have idle connections.
@@ -254,15 +255,7 @@ impl Worker {
         }
     }
 
-    /// Takes the session out of the line; its entry there goes stale.
-    pub(super) fn leave_queue(&self, pooled: &mut Pooled) {
-        if let Some(waiting) = pooled.waiting.take() {
-            waiting.state.queued.fetch_sub(1, SeqCst);
-            waiting.state.waiting[self.id].fetch_sub(1, SeqCst);
-        }
-    }
-
-    /// A waiting session came by: is its time over?
+    /// A waiting session came by: is its time over, or is it time to look again?
     pub(super) fn still_waiting(
         &mut self,
         index: usize,
@@ -271,23 +264,26 @@ impl Worker {
         input: &[u8],
     ) -> Next {
         let since = pooled.waiting.as_ref().map_or(self.now, |w| w.since);
-        let Some(wait_ms) = session.service.queue_ms else {
-            self.arm(index, session, self.now + LOOK_AGAIN_MS);
-            self.pool.has_news = true;
-            return Next::Wait;
-        };
-        if self.now < since + wait_ms {
-            self.arm(
-                index,
-                session,
-                (self.now + LOOK_AGAIN_MS).min(since + wait_ms),
-            );
-            if self.now > since {
-                self.pool.has_news = true;
-            }
-            return Next::Wait;
+        if self.is_overdue(session, since) {
+            return self.waited_too_long_pooled(index, session, pooled, input, since);
         }
-        self.leave_queue(pooled);
+        if self.now >= pooled.look_at {
+            pooled.look_at = self.now + LOOK_AGAIN_MS;
+            self.pool.has_news = true;
+        }
+        self.arm_look(index, session, pooled);
+        Next::Wait
+    }
+
+    fn waited_too_long_pooled(
+        &mut self,
+        index: usize,
+        session: &mut Session,
+        pooled: &mut Pooled,
+        input: &[u8],
+        since: u64,
+    ) -> Next {
+        pooled.waiting = None;
         let waited = (self.now - since) as f64 / 1000.0;
         let service = Arc::clone(&session.service);
         let text = match (pooled.error.take(), service.paused) {
@@ -317,7 +313,7 @@ impl Worker {
                 self.put_back(index, session);
                 continue;
             };
-            self.leave_queue(pooled);
+            pooled.waiting = None;
             self.put_back(index, session);
             let before = self.pool.waiters.len();
             self.guarded(token, None);
@@ -378,7 +374,7 @@ impl Worker {
                 .rev()
                 .filter_map(|at| {
                     let back = self.pool.idle_at(at)?;
-                    let fits = key.fits(back) && !back.conn.has_wrong_schema(&want);
+                    let fits = key.fits(back) && !back.conn.is_unfit(&want);
                     fits.then(|| (back.conn.distance(&want), at))
                 })
                 .min_by_key(|(distance, at)| (*distance, std::cmp::Reverse(*at)));
@@ -442,7 +438,7 @@ impl Worker {
             return;
         };
         back.conn.left(front.take_traces());
-        back.not_busy();
+        back.busy = None;
         back.state = State::OnItsOwn;
         back.used_at = self.now;
         self.pool.backs[back.index] = Place::Taken;
@@ -461,7 +457,7 @@ impl Worker {
         let (Some(mut back), Some(front)) = (pooled.back.take(), pooled.front.as_mut()) else {
             return;
         };
-        back.not_busy();
+        back.busy = None;
         self.pool.backs[back.index] = Place::Taken;
         back.used_at = self.now;
         if back.conn.is_busy() {
@@ -526,7 +522,7 @@ impl super::Pool {
         };
         (0..self.shelf.len()).any(|at| {
             self.idle_at(at)
-                .is_some_and(|back| key.fits(back) && !back.conn.has_wrong_schema(&want))
+                .is_some_and(|back| key.fits(back) && !back.conn.is_unfit(&want))
         })
     }
 }
@@ -550,4 +546,29 @@ fn proxied(
         Client::Tcp(client) => Some((client, local)),
         Client::Unix => None,
     }
+}
+
+/// A tuple may come free, or there are more to try.
+fn is_shortage(why: Failed) -> bool {
+    matches!(why, Failed::NoPort | Failed::TriesSpent)
+}
+
+/// Notes an attempt that did not even begin; `tried` is not asked again in this round. True: there are no more.
+fn is_over_after(
+    pooled: &mut Pooled,
+    service: &Service,
+    tried: Option<usize>,
+    (why, text): (Failed, String),
+) -> bool {
+    if !text.is_empty() {
+        pooled.error = Some(text);
+    }
+    if is_shortage(why) {
+        return false;
+    }
+    pooled.failures += 1;
+    if let Some(member) = tried {
+        pooled.tried |= 1_u64.checked_shl(member as u32).unwrap_or(0);
+    }
+    pooled.failures > service.retries + service.members.len() as u32
 }

@@ -187,6 +187,7 @@ proptest! {
             let (mut rest, mut cut, mut got) = (&bytes[..], cuts.iter().cycle(), None);
             while !rest.is_empty() {
                 prop_assert!(got.is_none(), "{name}: ended before its last byte");
+                prop_assert_eq!(reply.is_untouched(), rest.len() == bytes.len());
                 let (mut piece, after) = rest.split_at((*cut.next().unwrap()).min(rest.len()));
                 got = reply.feed(&mut piece).unwrap();
                 prop_assert!(piece.is_empty(), "{name}");

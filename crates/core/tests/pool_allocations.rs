@@ -1,0 +1,123 @@
+//! Ten thousand queries of a pool session: not one allocation in deciding about them.
+//!
+//! A process of its own, since the counting allocator sees every thread.
+
+#![allow(missing_docs)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+
+use portside_core::pool::{Class, Conn, Context, Event, Server, Session, Step, User};
+use portside_proto::command::com;
+use portside_proto::handshake::offer::{command, ok};
+use portside_proto::handshake::server::{greeting_packet, one_row};
+use portside_proto::handshake::{ClientLogin, Step as LoginStep};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call is passed on to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+const SALT: [u8; 20] = *b"abcdefghijklmnopqrst";
+const QUERIES: u64 = 10_000;
+
+fn step(session: &mut Session, input: &[u8], conn: Option<&mut Conn>) -> (usize, Step) {
+    let find = |_: &[u8]| {
+        Some(Arc::new(User {
+            name: "app".into(),
+            password: "pw".into(),
+            schema: None,
+            server_user: "app".into(),
+            server_password: "pw".into(),
+        }))
+    };
+    let context = Context {
+        client: &"host",
+        find: &find,
+        is_limited: false,
+        salt: &|| SALT,
+    };
+    session.step(input, conn, &context)
+}
+
+fn logged_in() -> Session {
+    let server = Server {
+        version: "9.9.9".into(),
+        is_mariadb: false,
+        capabilities: u32::MAX,
+        collation: 45,
+        plugin: "mysql_native_password".into(),
+    };
+    let (mut session, greeting) = Session::new(7, SALT, &[Arc::new(server)]).unwrap();
+    let Ok(Some(LoginStep::Send(login))) =
+        ClientLogin::new("app", "pw", None).feed(&mut &greeting[..])
+    else {
+        panic!("the client does not log in");
+    };
+    assert_eq!(step(&mut session, &login, None).1, Step::Admit);
+    session.admitted();
+    session
+}
+
+/// Nine columns, as the first look at a server has them.
+fn first_look() -> Vec<u8> {
+    let mut bytes = vec![1, 0, 0, 1, 9];
+    for n in 0..9 {
+        bytes.extend([4, 0, 0, 2 + n, 3, b'd', b'e', b'f']);
+    }
+    bytes.extend([5, 0, 0, 11, 0xfe, 0, 0, 2, 0]);
+    // Each value with its length; the sql_mode is empty.
+    let row = b"\x01a\x01b\x01c\x011\x00\x01a\x01c\x01b\x00";
+    bytes.extend([row.len() as u8, 0, 0, 12]);
+    bytes.extend(row);
+    bytes.extend([5, 0, 0, 13, 0xfe, 0, 0, 2, 0]);
+    bytes
+}
+
+fn ready() -> Conn {
+    let class = Class {
+        capabilities: 0,
+        collation: 45,
+    };
+    let mut conn = Conn::new("app", "pw", class, [0; 20]);
+    let greeting = greeting_packet(99, "9.9.9", &SALT);
+    assert!(matches!(conn.feed(&mut &greeting[..]), Event::Send(_)));
+    assert!(matches!(conn.feed(&mut &ok(2, 2)[..]), Event::Send(_)));
+    assert_eq!(conn.feed(&mut &first_look()[..]), Event::Ready);
+    conn
+}
+
+#[test]
+fn ten_thousand_queries_allocate_nothing() {
+    let (mut session, mut conn) = (logged_in(), ready());
+    let text = b"SELECT id, name FROM shop.items WHERE id IN (1, 2) AND name LIKE 'a%' LIMIT 10";
+    let (query, reply) = (command(com::QUERY, text), one_row("name", b"value"));
+    let before = ALLOCATIONS.load(Relaxed);
+    for _ in 0..QUERIES {
+        assert_eq!(step(&mut session, &query, None).1, Step::Attach);
+        session.attached((1, conn.uses()));
+        assert!(conn.prepare(&session.want()).is_empty());
+        assert_eq!(step(&mut session, &query, Some(&mut conn)).1, Step::Forward);
+        let outcome = conn.relay(&mut &reply[..]).unwrap().unwrap();
+        session.replied(&outcome, &mut conn, 1);
+        assert!(!session.is_pinned());
+    }
+    assert_eq!(ALLOCATIONS.load(Relaxed) - before, 0);
+}

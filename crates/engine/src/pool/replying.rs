@@ -1,0 +1,227 @@
+//! Commands out to a server, replies back to the client, and connections that break meanwhile.
+
+use portside_core::pool::{Event, Failure, Session as Front};
+use portside_core::reason::Cause;
+
+use super::client::Next;
+use super::Pooled;
+use crate::session::Session;
+use crate::socket::Read;
+use crate::worker::{token, Worker, TURN_BYTES};
+
+impl Worker {
+    /// Reads the attached connection: steps of its preparation, or a reply for the client.
+    pub(super) fn pump_back(
+        &mut self,
+        index: usize,
+        session: &mut Session,
+        pooled: &mut Pooled,
+        input: &[u8],
+    ) -> Next {
+        let mut scratch = std::mem::take(&mut self.pool.scratch);
+        let next = self.pump_back_into(index, session, pooled, input, &mut scratch);
+        self.pool.scratch = scratch;
+        next
+    }
+
+    pub(super) fn pump_back_into(
+        &mut self,
+        index: usize,
+        session: &mut Session,
+        pooled: &mut Pooled,
+        input: &[u8],
+        scratch: &mut [u8],
+    ) -> Next {
+        let mut moved = 0;
+        loop {
+            let Some(back) = pooled.back.as_mut() else {
+                return Next::Took(0);
+            };
+            let bytes = match back.socket.read(scratch) {
+                Read::Bytes { count, .. } => &scratch[..count],
+                Read::Nothing => return Next::Wait,
+                Read::Eof => {
+                    return self.back_lost(session, pooled, "the server closed the connection")
+                }
+                Read::Lost => {
+                    return self.back_lost(session, pooled, "the server's connection broke")
+                }
+            };
+            session.moved_at = self.now;
+            moved += bytes.len();
+            let next = if back.conn.is_busy() {
+                self.reply_bytes(index, session, pooled, bytes)
+            } else {
+                self.preparing_bytes(index, session, pooled, bytes, input)
+            };
+            if let Some(next) = next {
+                return next;
+            }
+            if session
+                .client_socket
+                .as_ref()
+                .is_some_and(|c| !c.tail.is_empty())
+            {
+                return Next::Wait;
+            }
+            if moved >= TURN_BYTES {
+                self.run_again.push(token(index, session.generation, false));
+                return Next::Wait;
+            }
+        }
+    }
+
+    /// Bytes of a reply go to the client as they are. None: it is not over.
+    pub(super) fn reply_bytes(
+        &mut self,
+        index: usize,
+        session: &mut Session,
+        pooled: &mut Pooled,
+        bytes: &[u8],
+    ) -> Option<Next> {
+        let (back, front) = (pooled.back.as_mut()?, pooled.front.as_mut()?);
+        let mut rest = bytes;
+        let result = back.conn.relay(&mut rest);
+        let used = bytes.len() - rest.len();
+        if let Next::Over(cause) = self.say(index, session, &bytes[..used]) {
+            return Some(Next::Over(cause));
+        }
+        match result {
+            Ok(None) => None,
+            Ok(Some(outcome)) => {
+                let is_early = front.reads();
+                front.replied(&outcome, &mut back.conn, back.id);
+                if front.pin() != std::mem::replace(&mut pooled.pin, front.pin()) {
+                    if let Some(pin) = front.pin() {
+                        self.shared.outcomes.count_pin(pin);
+                    }
+                }
+                if is_early || !rest.is_empty() {
+                    // An answer before the end of the command, or more than one: nobody knows what comes next.
+                    let back = pooled.back.take()?;
+                    self.drop_lost(back);
+                    return Some(Next::Over(Cause::ServerEof));
+                }
+                self.release_if_free(session, pooled);
+                Some(Next::Took(0))
+            }
+            Err(Failure::Broken(text)) => Some(self.back_lost(session, pooled, &text)),
+            Err(_) => Some(Next::Over(Cause::Internal)),
+        }
+    }
+
+    /// Replies to our own steps. None: more are to come.
+    pub(super) fn preparing_bytes(
+        &mut self,
+        index: usize,
+        session: &mut Session,
+        pooled: &mut Pooled,
+        mut bytes: &[u8],
+        input: &[u8],
+    ) -> Option<Next> {
+        let back = pooled.back.as_mut()?;
+        match back.conn.feed(&mut bytes) {
+            Event::Wait => None,
+            Event::Ready => Some(Next::Took(0)),
+            Event::Send(bytes) => {
+                let _ = back.socket.push(&bytes);
+                None
+            }
+            Event::Failed(Failure::Step(error)) => {
+                self.give_up_back(session, pooled);
+                let (number, state) = (error.errno, error.state);
+                Some(self.tell(
+                    index,
+                    session,
+                    pooled,
+                    input,
+                    (number, state, &error.message),
+                ))
+            }
+            Event::Failed(_) => {
+                Some(self.back_lost(session, pooled, "the server broke the protocol"))
+            }
+        }
+    }
+
+    /// The connection is gone. Before anything of the client's command was sent, another one is taken.
+    pub(super) fn back_lost(
+        &mut self,
+        session: &mut Session,
+        pooled: &mut Pooled,
+        what: &str,
+    ) -> Next {
+        let (Some(back), Some(front)) = (pooled.back.take(), pooled.front.as_mut()) else {
+            return Next::Over(Cause::Internal);
+        };
+        let name = back.server().map(|s| s.name.clone()).unwrap_or_default();
+        let was_busy = !back.conn.is_ready() && front.is_running();
+        let untouched = back.conn.reply_is_untouched();
+        let pinned = front.is_pinned();
+        self.drop_lost(back);
+        if !was_busy && !pinned {
+            return Next::Took(0);
+        }
+        let text = format!("server {name}: {what} in the middle of a statement");
+        if was_busy && !untouched {
+            session.error = Some(text.into());
+            return Next::Over(Cause::ServerEof);
+        }
+        let bytes = front.lost(&text);
+        self.last_words(session, &bytes, Cause::ServerEof)
+    }
+
+    /// Passes a command on, or a piece of a long one.
+    pub(super) fn forward(
+        &mut self,
+        session: &mut Session,
+        pooled: &mut Pooled,
+        bytes: &[u8],
+    ) -> Next {
+        let Some(back) = pooled.back.as_mut() else {
+            return Next::Over(Cause::Internal);
+        };
+        back.used_at = self.now;
+        session.moved_at = self.now;
+        if back.socket.push(bytes).is_err() {
+            // What it still had to say is in its receive queue: read on, the error comes there.
+            back.socket.tail.clear();
+            back.socket.readable = true;
+        }
+        if !back.socket.tail.is_empty() {
+            let token = back.token();
+            self.watch(&mut back.socket, token, true);
+        }
+        Next::Took(0)
+    }
+
+    /// Tells the client that its command cannot be served, and goes on with the next.
+    pub(super) fn tell(
+        &mut self,
+        index: usize,
+        session: &mut Session,
+        pooled: &mut Pooled,
+        input: &[u8],
+        (number, state, text): (u16, [u8; 5], &str),
+    ) -> Next {
+        pooled.failures = 0;
+        pooled.tried = 0;
+        pooled.waits_since = None;
+        pooled.is_opening = false;
+        session.error = Some(text.into());
+        let Some(front) = pooled.front.as_mut() else {
+            return Next::Over(Cause::Internal);
+        };
+        let (bytes, is_over) = front.not_attached(number, state, text);
+        if is_over {
+            return self.last_words(session, &bytes, Cause::LoginDenied);
+        }
+        match Front::drop_command(input) {
+            Some(length) => match self.say(index, session, &bytes) {
+                Next::Took(_) => Next::Took(length),
+                other => other,
+            },
+            None => self.last_words(session, &bytes, Cause::ServerEof),
+        }
+    }
+}

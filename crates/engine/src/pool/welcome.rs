@@ -1,0 +1,214 @@
+//! A client from accept to login: its slot, the greeting, its account.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
+
+use portside_core::pool::{Context, Session as Front, Step};
+use portside_core::reason::{Cause, Phase};
+use portside_proto::err::errno;
+
+use super::client::Next;
+use super::{Pooled, UserSlot};
+use crate::plan::take_slot;
+use crate::refusal::no_server_text;
+use crate::session::{ServiceSlot, Session};
+use crate::worker::Worker;
+
+/// How long a client that came before any server was known waits before it looks again.
+const LOOK_AGAIN_MS: u64 = 20;
+
+impl Worker {
+    /// Takes an admitted client in: its slot of the service, then the greeting.
+    pub(crate) fn begin_pooled(&mut self, _index: usize, session: &mut Session) {
+        let service = Arc::clone(&session.service);
+        if session.slot.is_none() {
+            if !take_slot(&service.state.active, service.max) {
+                let text = format!(
+                    "all of its {} sessions are in use (max_connections)",
+                    service.max
+                );
+                self.refuse(
+                    session,
+                    Cause::QueueFull,
+                    errno::TOO_MANY_CONNECTIONS,
+                    &text,
+                );
+                return;
+            }
+            session.slot = Some(ServiceSlot(Arc::clone(&service.state)));
+        }
+        session.pooled = Some(Box::default());
+        session.relay.follow(Phase::Greeting);
+    }
+
+    /// Greets with what is known about the servers, or waits until something is.
+    pub(super) fn greet(
+        &mut self,
+        index: usize,
+        session: &mut Session,
+        pooled: &mut Pooled,
+    ) -> Next {
+        let service = match self.plan.service(&session.service.name) {
+            Some(service) => Arc::clone(service),
+            None => Arc::clone(&session.service),
+        };
+        let known: Vec<_> = (service.members.iter())
+            .zip(&service.balance)
+            .filter(|(_, balance)| balance.eligible)
+            .filter_map(|(member, _)| member.server.state.pool.known.load_full())
+            .collect();
+        let id = self
+            .shared
+            .pool
+            .next_id
+            .fetch_add(1, Relaxed)
+            .wrapping_add(1);
+        let Some((front, greeting)) = Front::new(id, salt(), &known) else {
+            self.pool.tick_at = Some(self.now);
+            let limit = session.times.accepted + service.rules.connect_ms.max(3_000);
+            let served = service.balance.iter().any(|m| m.eligible && m.weight() > 0);
+            if served && self.now < limit {
+                self.arm(index, session, self.now + LOOK_AGAIN_MS);
+                return Next::Wait;
+            }
+            let text = if served {
+                "no server has greeted yet, so its version is not known. On the proxy: portside show servers"
+                    .to_owned()
+            } else {
+                no_server_text(&service, self.now)
+            };
+            self.refuse(session, Cause::NoServer, errno::NO_SERVER, &text);
+            pooled.is_over = true;
+            return Next::Over(Cause::NoServer);
+        };
+        let mut workers = self
+            .shared
+            .pool
+            .workers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        workers.insert(id, self.id);
+        drop(workers);
+        session.times.assigned = self.now;
+        session.times.greeted = self.now;
+        pooled.front = Some(front);
+        self.say(index, session, &greeting)
+    }
+
+    pub(super) fn login_failed(&self, session: &Session) {
+        if let Some(ip) = session.client.ip() {
+            let shared = &self.shared.pool;
+            let mut failed = shared.failed.lock().unwrap_or_else(PoisonError::into_inner);
+            failed.failed(ip, self.now);
+            shared.has_failed.store(true, Relaxed);
+        }
+    }
+
+    /// The password is right: has the user a session left?
+    pub(super) fn admit_user(
+        &mut self,
+        index: usize,
+        session: &mut Session,
+        pooled: &mut Pooled,
+    ) -> Next {
+        let Some(front) = pooled.front.as_mut() else {
+            return Next::Wait;
+        };
+        let name = front.account().map(Arc::clone);
+        let account = name.and_then(|u| session.service.users.get(u.name.as_bytes()).cloned());
+        if let Some((account, max)) = account.and_then(|a| a.max.map(|max| (a, max))) {
+            // Of a change of user the old one's place is free first.
+            pooled.user_slot = None;
+            if !take_slot(&account.sessions, max) {
+                let text = format!(
+                    "portside: user {} has {max} sessions already (max_connections)",
+                    account.user.name
+                );
+                let bytes = front.turned_away(errno::TOO_MANY_FROM_CLIENT, &text);
+                session.error = Some(text.into());
+                return self.last_words(session, &bytes, Cause::LoginDenied);
+            }
+            pooled.user_slot = Some(UserSlot(Arc::clone(&account.sessions)));
+        } else {
+            pooled.user_slot = None;
+        }
+        let bytes = front.admitted();
+        self.say(index, session, &bytes)
+    }
+
+    pub(super) fn ask_front(
+        &self,
+        session: &Session,
+        pooled: &mut Pooled,
+        input: &[u8],
+    ) -> (usize, Step) {
+        let Some(front) = pooled.front.as_mut() else {
+            return (0, Step::Await);
+        };
+        let ip = session.client.ip();
+        let shared = &self.shared.pool;
+        let find = |name: &[u8]| {
+            let account = session.service.users.get(name)?;
+            account.admits(ip).then(|| Arc::clone(&account.user))
+        };
+        let client = Address(ip);
+        let limited = shared.has_failed.load(Relaxed)
+            && !front.is_logged_in()
+            && ip.is_some_and(|ip| {
+                let failed = shared.failed.lock().unwrap_or_else(PoisonError::into_inner);
+                failed.is_limited(ip, self.now)
+            });
+        let context = Context {
+            client: &client,
+            find: &find,
+            is_limited: limited,
+            salt: &salt,
+        };
+        front.step(input, pooled.back.as_mut().map(|b| &mut b.conn), &context)
+    }
+}
+
+/// A client's address as in "user@host".
+struct Address(Option<IpAddr>);
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(ip) => ip.fmt(f),
+            None => f.write_str("localhost"),
+        }
+    }
+}
+
+/// A scramble: printable, so that clients may read it as a text.
+pub(super) fn salt() -> [u8; 20] {
+    let mut bytes = random();
+    for byte in &mut bytes {
+        // 64 values that are neither NUL nor '$': 120 bits.
+        *byte = b'0' + (*byte & 63);
+    }
+    bytes
+}
+
+thread_local! {
+    /// The kernel's random bytes are asked for 32 times 20 at once: one system call per 32 logins.
+    static RANDOM: RefCell<(usize, [u8; 640])> = const { RefCell::new((640, [0; 640])) };
+}
+
+/// Random bytes from the kernel.
+pub(super) fn random() -> [u8; 20] {
+    RANDOM.with_borrow_mut(|(at, bytes)| {
+        if *at + 20 > bytes.len() {
+            // Without randomness no login is safe; getrandom(2) fails only before the system's first seed.
+            assert!(getrandom::fill(bytes).is_ok(), "getrandom(2) failed");
+            *at = 0;
+        }
+        let mut out = [0; 20];
+        out.copy_from_slice(&bytes[*at..*at + 20]);
+        bytes[*at..*at + 20].fill(0);
+        *at += 20;
+        out
+    })
+}
