@@ -60,7 +60,7 @@ def test_steady_recycling_is_never():
 
 @pytest.mark.parametrize("since", range(16, 60))
 def test_a_load_that_began_and_stays_is_no_exhaustion(since: int):
-    """60 of 84 ports in use from one second to the next, and then as many for as long as it lasts."""
+    """60 of 84 ports in use from one second to the next, and then as many as long as it lasts."""
     noise = random.Random(since)
     step = samples(since + 20, lambda t: 84 if t < 20 else 24 + noise.randint(-1, 1))
     assert exhausted_in_s(step) is None

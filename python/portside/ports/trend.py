@@ -22,7 +22,7 @@ LEAST_S = 10.0
 WINDOW_S = 60.0
 """What is older says little about the next minute; also the minute of the closes."""
 STILL_S = 15.0
-"""A fall must still go on in these last seconds: a load that began and stays is a step, no trend."""
+"""A fall must still go on in these last seconds: a load that began and stays is no trend."""
 RATE_S = 10.0
 """New connections per second are a mean over this long."""
 TIME_WAIT_S = 60.0
