@@ -58,6 +58,19 @@ def test_steady_recycling_is_never():
     assert exhausted_in_s(samples(60, lambda t: 100 + t)) is None
 
 
+@pytest.mark.parametrize("since", range(16, 60))
+def test_a_load_that_began_and_stays_is_no_exhaustion(since: int):
+    """60 of 84 ports in use from one second to the next, and then as many as long as it lasts."""
+    noise = random.Random(since)
+    step = samples(since + 20, lambda t: 84 if t < 20 else 24 + noise.randint(-1, 1))
+    assert exhausted_in_s(step) is None
+
+
+def test_a_step_that_goes_on_falling_is_one():
+    falling = samples(60, lambda t: 9000 if t < 20 else 9000 - 100 * (t - 20))
+    assert exhausted_in_s(falling) == pytest.approx(5000 / 100, rel=0.6)
+
+
 def test_nothing_left_is_now_also_without_a_trend():
     assert exhausted_in_s(samples(0, lambda _: 0)) == 0.0
     assert exhausted_in_s([]) is None

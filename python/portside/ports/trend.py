@@ -21,6 +21,8 @@ LEAST_S = 10.0
 """Samples must span this much before they tell of the future."""
 WINDOW_S = 60.0
 """What is older says little about the next minute; also the minute of the closes."""
+STILL_S = 15.0
+"""A fall must still go on in these last seconds: a load that began and stays is no trend."""
 RATE_S = 10.0
 """New connections per second are a mean over this long."""
 TIME_WAIT_S = 60.0
@@ -76,17 +78,26 @@ def exhausted_in_s(samples: Sequence[Sample]) -> float | None:
     span = last.time - recent[0].time
     if span < LEAST_S:
         return None
-    rise, noise = slope([(s.time, s.usable) for s in recent])
-    # Sessions come and go: a fall no larger than their noise is none.
-    if -rise * span <= max(1.0, 2 * noise):
+    now = [s for s in recent if last.time - s.time <= STILL_S]
+    falls = (_fall_per_s(recent), _fall_per_s(now))
+    fall = min(falls)
+    if fall <= 0:
         return None
-    left_s = last.usable / -rise
+    left_s = last.usable / fall
     by_time_wait, _ = slope([(s.time, s.time_wait) for s in recent])
     # TIME_WAIT stops growing when the first of them come back, at what is added in 60 s.
     to_come = by_time_wait * TIME_WAIT_S - last.time_wait
-    if by_time_wait >= -rise / 2 and last.usable > to_come:
+    if by_time_wait >= falls[0] / 2 and last.usable > to_come:
         return None
     return left_s if left_s <= FARTHEST_S else None
+
+
+def _fall_per_s(samples: Sequence[Sample]) -> float:
+    """How fast the usable ones become fewer; 0.0 where that is no more than their noise."""
+    rise, noise = slope([(s.time, s.usable) for s in samples])
+    span = samples[-1].time - samples[0].time
+    # Sessions come and go: a fall no larger than their noise is none.
+    return -rise if -rise * span > max(2.0, 3 * noise) else 0.0
 
 
 class History:
