@@ -281,3 +281,48 @@ def test_no_source_when_our_address_is_gone_and_it_comes_back(run_portside, name
     wait_until(lambda: row(one)["blocked"] >= 4, 5)
     namespace.ip("addr", "add", "10.77.0.5/32", "dev", "lo")
     wait_until(lambda: one.server("db1")["check"] == "L4OK", 5)
+
+
+def test_two_servers_at_one_address_keep_their_own_source_addresses(run_portside):
+    """As a write and a read listen of HAProxy with different `source` lines: also after a reload."""
+    sink = Sink()
+    text = f"""
+[log]
+sessions = "all"
+[[server]]
+name = "w"
+address = "{sink.address}"
+check = false
+source = {{ addresses = ["127.0.0.11", "127.0.0.12"], ports = "24000-24099" }}
+[[server]]
+name = "r"
+address = "{sink.address}"
+check = false
+source = {{ addresses = ["127.0.0.12", "127.0.0.13"], ports = "24000-24099" }}
+[[service]]
+name = "write"
+listen = "127.0.0.1:0"
+servers = ["w"]
+[[service]]
+name = "read"
+listen = "127.0.0.1:0"
+servers = ["r"]
+"""
+    one = run_portside(text)
+    for round_ in range(2):
+        for service in ("write", "read"):
+            (address,) = one.service(service)["listen"]
+            report = Load(address, concurrency=4, connections=200).wait()
+            assert (report["sessions_ok"], report["errors"]) == (200, [])
+        wait_until(lambda done=400 * (round_ + 1): len(one.lines()) == done, 5)
+        found = {(line["service"], line["source"].partition(":")[0]) for line in one.lines()}
+        assert found == {
+            ("write", "127.0.0.11"),
+            ("write", "127.0.0.12"),
+            ("read", "127.0.0.12"),
+            ("read", "127.0.0.13"),
+        }
+        one.write(text + f"# round {round_}\n")
+        assert one.reload()["ok"]
+    # A tuple of the other's is met in passing, and costs nobody a session.
+    assert sum(port["wasted_probes"] for port in one.admin.get("/v1/ports")) < 50

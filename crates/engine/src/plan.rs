@@ -20,7 +20,7 @@ use crate::listen::{Listener, Listeners};
 use crate::pool::{Account, ServerPool};
 use crate::ports::{self, Ports};
 use crate::snapshot::{
-    CloseSpec, MemberSpec, PoolSpec, ServerSpec, ServiceSpec, Snapshot, SourceSpec, UserSpec,
+    CloseSpec, MemberSpec, PoolSpec, ServerSpec, ServiceSpec, Snapshot, UserSpec,
 };
 use crate::source::SourceBook;
 
@@ -298,17 +298,20 @@ impl Plan {
             }
         }
         let excluded = ports::listening_ports(snapshot);
-        let mut servers = Vec::with_capacity(snapshot.servers.len());
+        let mut servers: Vec<Arc<Server>> = Vec::with_capacity(snapshot.servers.len());
         for spec in &snapshot.servers {
             let mut server = build_server(spec, old)?;
             for destination in &mut server.destinations {
+                let heir =
+                    old.and_then(|old| old.ledger_for(&spec.name, &destination.text, snapshot));
+                let kept = heir.filter(|ledger| !servers.iter().any(|s| uses(s, ledger)));
                 destination.ports = build_ports(
-                    &spec.source,
+                    spec,
                     destination,
                     &excluded,
                     snapshot.workers,
                     registry,
-                    old,
+                    kept,
                 )?;
             }
             servers.push(Arc::new(server));
@@ -328,10 +331,17 @@ impl Plan {
         })
     }
 
-    /// The ledger of a destination, whichever server it belongs to.
-    fn ports(&self, destination: &str) -> Option<&Arc<Ports>> {
-        let mut all = self.servers.iter().flat_map(|s| &s.destinations);
-        all.find(|d| d.text == destination)?.ports.as_ref()
+    /// The ledger that a server goes on with in a new snapshot: its own, or that of a server which is gone from the
+    /// snapshot (renamed). Never one that another server uses: its addresses may be others.
+    fn ledger_for(&self, server: &str, to: &str, new: &Snapshot) -> Option<&Arc<Ports>> {
+        let is_gone = |name: &str| new.servers.iter().all(|s| s.name != name);
+        let of = |s: &'_ Arc<Server>| s.destinations.iter().position(|d| d.text == to);
+        let mut heirs = self
+            .server(server)
+            .into_iter()
+            .chain(self.servers.iter().filter(|s| is_gone(&s.name)));
+        let (owner, at) = heirs.find_map(|s| of(s).map(|at| (s, at)))?;
+        owner.destinations.get(at)?.ports.as_ref()
     }
 
     /// A server by name.
@@ -343,6 +353,14 @@ impl Plan {
     pub fn service(&self, name: &str) -> Option<&Arc<Service>> {
         self.services.iter().find(|s| s.name == name)
     }
+}
+
+fn uses(server: &Server, ledger: &Arc<Ports>) -> bool {
+    let mut ledgers = server
+        .destinations
+        .iter()
+        .filter_map(|to| to.ports.as_ref());
+    ledgers.any(|one| Arc::ptr_eq(one, ledger))
 }
 
 fn build_server(spec: &ServerSpec, old: Option<&Plan>) -> Result<Server, EngineError> {
@@ -373,28 +391,31 @@ fn build_server(spec: &ServerSpec, old: Option<&Plan>) -> Result<Server, EngineE
     })
 }
 
-/// The ledger of a destination: the one in use with the new ranges, or a new one.
+/// The ledger of a server's destination: the one in use with the new ranges, or a new one.
+///
+/// Two servers at one destination have a ledger each, since their addresses may differ. Where they share some, one may meet
+/// a tuple of the other's: the kernel says so in 4 us, and the next is tried.
 fn build_ports(
-    source: &SourceSpec,
+    server: &ServerSpec,
     destination: &Destination,
     excluded: &[(Option<IpAddr>, Port)],
     workers: usize,
     registry: &Arc<Sources>,
-    old: Option<&Plan>,
+    kept: Option<&Arc<Ports>>,
 ) -> Result<Option<Arc<Ports>>, EngineError> {
     let Some(to) = destination.addr.as_socket() else {
         return Ok(None);
     };
-    let Some(spec) = ports::spec(source, to, excluded) else {
+    let Some(spec) = ports::spec(&server.source, to, excluded) else {
         return Ok(None);
     };
-    if let Some(kept) = old.and_then(|plan| plan.ports(&destination.text)) {
+    if let Some(kept) = kept {
         kept.ledger
             .set_ranges(&spec)
             .map_err(|e| EngineError::snapshot(format!("source of {to}: {e}")))?;
         return Ok(Some(Arc::clone(kept)));
     }
-    Ports::new(&spec, workers, registry, to).map(|ports| Some(Arc::new(ports)))
+    Ports::new(&spec, workers, registry, to, &server.name).map(|ports| Some(Arc::new(ports)))
 }
 
 fn build_service(

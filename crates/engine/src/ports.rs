@@ -79,14 +79,19 @@ impl Ports {
         workers: usize,
         registry: &Arc<Sources>,
         destination: SocketAddr,
+        server: &str,
     ) -> Result<Self, EngineError> {
-        // Spreads several destinations over the range: bind() takes 12 ns per owner of the same port.
+        // Spreads several destinations over the range: bind() takes 12 ns per owner of the same port. Two servers at one
+        // destination begin at different places, so that they seldom want the same tuple.
         let rotation = match destination.ip() {
             IpAddr::V4(ip) => u64::from(u32::from(ip)),
             IpAddr::V6(ip) => u128::from(ip) as u64,
         };
         let rotation =
             (rotation ^ u64::from(destination.port())).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let rotation = server.bytes().fold(rotation, |rotation, byte| {
+            (rotation ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
         Ledger::new(spec, workers, registry, rotation)
             .map(|ledger| Self {
                 ledger,
