@@ -284,7 +284,7 @@ def test_no_source_when_our_address_is_gone_and_it_comes_back(run_portside, name
 
 
 def test_two_servers_at_one_address_keep_their_own_source_addresses(run_portside):
-    """As a write and a read listen of HAProxy with different `source` lines: also after a reload."""
+    """As a write and a read listen of HAProxy with different `source` lines; reloads too."""
     sink = Sink()
     text = f"""
 [log]
