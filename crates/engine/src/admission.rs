@@ -81,16 +81,25 @@ impl Worker {
                 self.bad_proxy_header(session, "no PROXY header within 1 s");
             }
             Parsed::Incomplete => {}
-            // A client waits for the greeting, so nothing can follow the header yet.
-            Parsed::Done { consumed, .. } | Parsed::Local { consumed }
-                if consumed < header.len() =>
-            {
+            // A client waits for the greeting, so nothing can follow its header yet.
+            Parsed::Done { consumed, .. } if consumed < header.len() => {
                 self.bad_proxy_header(session, "bytes behind the PROXY header before the greeting");
             }
             Parsed::Done { source, .. } => {
                 session.client = Client::Tcp(sys::canonical(source));
                 session.proxy_header = None;
                 self.admit_client(index, session);
+            }
+            // HAProxy's `option mysql-check` sends login and QUIT at once, without having seen the greeting.
+            Parsed::Local { consumed }
+                if consumed < header.len() && session.service.pool.is_none() =>
+            {
+                session.early = Some(header[consumed..].into());
+                session.proxy_header = None;
+                self.admit_client(index, session);
+            }
+            Parsed::Local { consumed } if consumed < header.len() => {
+                self.bad_proxy_header(session, "a check's login before the greeting");
             }
             Parsed::Local { .. } => {
                 session.proxy_header = None;

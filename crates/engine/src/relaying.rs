@@ -150,23 +150,15 @@ impl Worker {
             {
                 return;
             }
+            if let Some(early) = session.early.take() {
+                self.scratch[..early.len()].copy_from_slice(&early);
+                self.take_client_bytes(index, session, early.len());
+                continue;
+            }
             match client.read(&mut self.scratch) {
                 Read::Bytes { count, drained } => {
                     let fin = client.fin_queued;
-                    let bytes = &self.scratch[..count];
-                    session.relay.client_bytes(bytes, self.now);
-                    session.moved_at = self.now;
-                    session.to_server_bytes += count as u64;
-                    if let Some(server) = session.server_socket.as_mut() {
-                        if server.send(bytes).is_err() {
-                            // What the server still had to say is in its receive queue: read on, the error comes there.
-                            server.tail.clear();
-                            server.readable = true;
-                        }
-                        let token = token(index, session.generation, true);
-                        let stuck = !server.tail.is_empty();
-                        watch_if(self, server, token, stuck);
-                    }
+                    self.take_client_bytes(index, session, count);
                     if drained {
                         if fin {
                             client_ended(session);
@@ -183,6 +175,24 @@ impl Worker {
                 Read::Nothing => return,
                 Read::Lost => return session.relay.client_lost(),
             }
+        }
+    }
+
+    /// Bytes of the client that lie in the scratch buffer.
+    fn take_client_bytes(&mut self, index: usize, session: &mut Session, count: usize) {
+        let bytes = &self.scratch[..count];
+        session.relay.client_bytes(bytes, self.now);
+        session.moved_at = self.now;
+        session.to_server_bytes += count as u64;
+        if let Some(server) = session.server_socket.as_mut() {
+            if server.send(bytes).is_err() {
+                // What the server still had to say is in its receive queue: read on, the error comes there.
+                server.tail.clear();
+                server.readable = true;
+            }
+            let token = token(index, session.generation, true);
+            let stuck = !server.tail.is_empty();
+            watch_if(self, server, token, stuck);
         }
     }
 
@@ -256,6 +266,11 @@ impl Worker {
                 }
                 if was_greeting {
                     self.greeted(session);
+                    // A check that logs in unasked has sent everything before; no event will tell of it again.
+                    let spoke = session.client_socket.as_ref().is_some_and(|c| c.readable);
+                    if spoke || session.early.is_some() {
+                        self.run_again.push(token(index, session.generation, false));
+                    }
                 }
                 true
             }

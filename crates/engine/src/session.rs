@@ -153,6 +153,8 @@ pub struct Session {
     pub keeps_alive: bool,
     /// A PROXY header is awaited; what has come of it.
     pub proxy_header: Option<Vec<u8>>,
+    /// What a balancer's check sent right behind its header, for when the greeting has gone out.
+    pub early: Option<Box<[u8]>>,
     /// The last server, once its slot is free again.
     pub last: Option<Last>,
     /// A slot of the service.
@@ -216,6 +218,7 @@ impl Session {
             holds_greeting: false,
             keeps_alive: false,
             proxy_header: None,
+            early: None,
             last: None,
             slot: None,
             counted_client: None,
