@@ -78,6 +78,6 @@ def test_a_check_that_logs_in_unasked_passes(
             database.resume()
             wait_until(lambda: status(path) == ["UP", "L7OK"], 15)
     ends = [line["end"] for line in one.lines()]
-    assert ends.count("quit/command") > 5, ends
+    assert ends.count("quit/command") >= 4, ends
     after = [database.status("Aborted_clients"), database.status("Aborted_connects")]
     assert after[0] == aborted[0], "checks that passed count as nothing"
