@@ -330,7 +330,11 @@ class TestMySQL:
         place = str(change.get("host", "127.0.0.1"))
         port = change.get("port", trio.primary.port)
         place += "" if place.startswith("/") else f":{port}"
-        assert portside(["doctor", "--mysql", f"{MONITOR_USER}@{place}"]) == ExitCode.NO
-        err = capsys.readouterr().err
-        assert err.startswith("portside: --mysql ") and words in err and err.count("\n") == 1
-        assert "wrong" not in err.replace("wrong user or password", "")
+        command = ["doctor", "--json", "--mysql", f"{MONITOR_USER}@{place}"]
+        assert portside(command) == ExitCode.NO
+        out, err = capsys.readouterr()
+        answer = json.loads(out)
+        (finding,) = [each for each in answer["findings"] if each["id"] == "mysql-unreachable"]
+        assert finding["severity"] == "critical" and words in finding["title"]
+        assert answer["facts"]["sockets"]["total"] > 0 and err == ""
+        assert "wrong" not in out.replace("wrong user or password", "")

@@ -168,6 +168,8 @@ TABLE = [
      "when full it drops"),
     ("conntrack", replace(BASE, sysctls={NF + "max": "1000", NF + "count": "1"}), None, ""),
     ("conntrack", replace(BASE, sysctls={}), None, ""),
+    ("mysql-unreachable", host(database=Database("db1:3306", "", {}, {}, {}, unreachable="timed"
+     " out")), CRITICAL, "db1:3306 gave no counters: timed out"),
     ("close-wait", host(closing("CLOSE-WAIT", 50), processes=(leaker(50, 90),)), WARNING,
      "10.0.0.11:3306: 50 sockets in CLOSE_WAIT, the other side has closed and php-fpm"),
     ("close-wait", host(closing("CLOSE-WAIT", 600, True), processes=(leaker(600, 700),)), CRITICAL,

@@ -43,7 +43,7 @@ def main(options: Options) -> int:
     """Prints the report; NO when it is as bad as ``fail_on``, or a host could not be examined.
 
     Raises:
-        DoctorError: wrong input, or a database that cannot be asked.
+        DoctorError: wrong input.
     """
     if options.ssh:
         return _many(options)

@@ -119,6 +119,7 @@ class Database:
         hosts: (client IP, errors in a row) of ``performance_schema.host_cache``; None: not to be
             had.
         refused: the server's words when it let nobody in; the rest is empty then.
+        unreachable: why it said nothing that we could use; the rest is empty then.
     """
 
     address: str
@@ -128,6 +129,7 @@ class Database:
     fresh: dict[str, int]
     hosts: Optional[tuple[tuple[str, int], ...]] = None  # noqa: UP045
     refused: str = ""
+    unreachable: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ account of mysql_native_password spares it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -14,12 +15,13 @@ from typing import Any, Final
 import pymysql
 from pymysql.constants import ER
 
-from portside.doctor.errors import DoctorError
 from portside.doctor.facts import Database, printable
 from portside.doctor.login import Login
 
 _TIMEOUT_S: Final = 5
 _REFUSALS: Final = {ER.CON_COUNT_ERROR, ER.HOST_IS_BLOCKED}
+# RuntimeError: cryptography is not installed.
+_FAILURES: Final = (pymysql.err.MySQLError, OSError, RuntimeError)
 _VARIABLES: Final = (
     "version",
     "max_connections",
@@ -42,21 +44,15 @@ class Session:
     """``with Session(login) as session:`` counts from here to ``database()``."""
 
     def __init__(self, login: Login) -> None:
-        """Logs in.
-
-        Raises:
-            DoctorError: the server is not there, or does not want us.
-        """
+        """Logs in; where that fails, ``database()`` says why."""
         self._login = login
-        self._refused = ""
+        self._failed: Database | None = None
         self._connection: pymysql.connections.Connection[Any] | None = None
         try:
             self._connection = self._connect()
             self._before = self._status()
-        except pymysql.err.MySQLError as error:
-            self._refused = self._refusal(error)
-        except (OSError, RuntimeError) as error:  # RuntimeError: cryptography is not installed
-            raise DoctorError(f"--mysql {login.user}@{login.address}: {error}") from error
+        except _FAILURES as error:
+            self._failed = self._failure(error)
 
     def __enter__(self) -> Session:
         return self
@@ -71,22 +67,18 @@ class Session:
             self._connection.close()
 
     def database(self) -> tuple[Database, tuple[str, ...]]:
-        """What the server says, and what it would not say.
-
-        Raises:
-            DoctorError: it went away.
-        """
-        address = self._login.address
-        if self._refused:
-            return Database(address, "", {}, {}, {}, refused=self._refused), ()
+        """What the server says, and what it would not say; or why it says nothing."""
+        if self._failed is not None:
+            return self._failed, ()
         try:
             variables = {key: str(value) for key, value in self._rows("VARIABLES", _VARIABLES)}
             status = self._status()
             hosts, unseen = self._hosts(variables)
-        except (pymysql.err.MySQLError, OSError) as error:
-            raise DoctorError(f"--mysql {address}: {printable(str(error))}") from error
+        except _FAILURES as error:
+            return self._failure(error), ()
         fresh = {key: max(value - self._before.get(key, 0), 0) for key, value in status.items()}
         version = printable(variables.get("version", ""))
+        address = self._login.address
         return Database(address, version, variables, status, fresh, hosts), unseen
 
     def _connect(self) -> pymysql.connections.Connection[Any]:
@@ -104,16 +96,18 @@ class Session:
             read_timeout=_TIMEOUT_S,
         )
 
-    def _refusal(self, error: pymysql.err.MySQLError) -> str:
-        """The server's words where it refuses everybody; DoctorError where it is only us."""
+    def _failure(self, error: Exception) -> Database:
+        """A server that refuses everybody, or one that cannot be asked."""
+        nothing = Database(self._login.address, "", {}, {}, {})
+        if not isinstance(error, pymysql.err.MySQLError):
+            return replace(nothing, unreachable=printable(str(error)))
         code = error.args[0] if error.args else 0
         words = printable(str(error.args[1] if len(error.args) > 1 else error))
         if code in _REFUSALS:
-            return f"{code} {words}"
-        name = f"{self._login.user}@{self._login.address}"
+            return replace(nothing, refused=f"{code} {words}")
         if code == ER.ACCESS_DENIED_ERROR:
-            raise DoctorError(f"--mysql {name}: wrong user or password: {words}") from error
-        raise DoctorError(f"--mysql {name}: {words}") from error
+            words = f"wrong user or password: {words}"
+        return replace(nothing, unreachable=words)
 
     def _status(self) -> dict[str, int]:
         rows = self._rows("STATUS", _STATUS)
