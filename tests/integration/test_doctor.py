@@ -158,6 +158,30 @@ class TestStates:
         for client in clients:
             client.close()
 
+    def test_a_program_that_closes_a_moment_later_is_no_leak(
+        self, namespace: Namespace, listener: socket.socket
+    ) -> None:
+        clients = namespace.inside(lambda: sick.leak(listener, 80))
+        stay, go = clients[:10], clients[10:]
+        later = threading.Timer(0.5, lambda: [client.close() for client in go])
+        later.start()
+        report = namespace.inside(lambda: doctor.examine(2.0))
+        later.join()
+        assert report.facts.sockets is not None
+        (flow,) = [each for each in report.facts.sockets.flows if not each.incoming]
+        assert (flow.states["CLOSE-WAIT"], flow.closed_soon) == (80, 70)
+        assert "close-wait" not in {each.id for each in report.findings}
+        assert [each.close_wait for each in report.facts.processes if each.close_wait] == [10]
+        for client in stay:
+            client.close()
+
+    def test_a_leak_lasts(self, namespace: Namespace, listener: socket.socket) -> None:
+        clients = namespace.inside(lambda: sick.leak(listener, 60))
+        report = namespace.inside(lambda: doctor.examine(0.1))
+        assert ": 60 sockets in CLOSE_WAIT" in one(report, "close-wait").title
+        for client in clients:
+            client.close()
+
     def test_a_full_accept_queue_and_who_waits_before_it(self, namespace: Namespace) -> None:
         with namespace.inside(lambda: sick.listen(backlog=4)) as stuck:
             clients = namespace.inside(lambda: sick.knock(stuck, 20))

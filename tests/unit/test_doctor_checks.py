@@ -175,6 +175,8 @@ TABLE = [
     ("close-wait", host(closing("CLOSE-WAIT", 600, True), processes=(leaker(600, 700),)), CRITICAL,
      "clients of 10.0.0.7:3306: 600 sockets"),
     ("close-wait", host(closing("CLOSE-WAIT", 49)), None, ""),
+    ("close-wait", host(replace(closing("CLOSE-WAIT", 300), closed_soon=251)), None, ""),
+    ("close-wait", host(replace(closing("CLOSE-WAIT", 300), closed_soon=250)), WARNING, " 50 so"),
     ("close-wait", host(closing("CLOSE-WAIT", 50), closing("ESTAB", 951)), None, ""),
     ("tw-recycle", sysctls(host(kernel="3.10.0"), tcp_tw_recycle="1"), CRITICAL, "one NAT"),
     ("tw-recycle", sysctls(host(kernel="3.10.0"), tcp_tw_recycle="0"), None, ""),

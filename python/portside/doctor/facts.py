@@ -56,6 +56,7 @@ class Flow:
         explicit: the lowest and the highest local port outside that range, which a program bound
             itself; or none.
         retried: SYN_SENT whose SYN was sent again, so that a second has passed at least.
+        closed_soon: of those in CLOSE_WAIT, how many were no longer when the watching ended.
     """
 
     ours: str
@@ -66,6 +67,7 @@ class Flow:
     ages: tuple[int, ...] = ()
     explicit: tuple[int, ...] = ()
     retried: int = 0
+    closed_soon: int = 0
 
     def count(self, *states: State) -> int:
         """Sockets in any of ``states``; all of them without an argument."""
