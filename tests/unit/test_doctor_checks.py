@@ -191,6 +191,7 @@ TABLE = [
     ("tw-reuse-delay", sysctls(BASE, tcp_tw_reuse="1"), None, ""),
     ("port-range", BASE, NOTICE, "28,232 source ports: 471 connections/s"),
     ("port-range", sysctls(BASE, ip_local_port_range="1025 65000"), None, ""),
+    ("port-range", sysctls(BASE, ip_local_reserved_ports="1025-32000"), NOTICE, "28,232 source"),
     ("listeners-in-range", host(listeners=(listener(0, port=33060),)), NOTICE, "33060 (mariadbd)"),
     ("listeners-in-range", host(outgoing(), listeners=(listener(0, port=33060),)), WARNING, "33"),
     ("listeners-in-range", sysctls(host(listeners=(listener(0, port=33060),)),

@@ -54,7 +54,7 @@ class Flow:
         ages: TIME_WAITs with a local port in that range by age in whole seconds; 60 numbers, or
             none. FIN_WAIT2 that its process has left counts as one of 60 s.
         explicit: the lowest and the highest local port outside that range, which a program bound
-            itself; or none.
+            itself; or none. TIME_WAITs do not count: the range may have been another then.
         retried: SYN_SENT whose SYN was sent again, so that a second has passed at least.
         closed_soon: of those in CLOSE_WAIT, how many were no longer when the watching ended.
     """

@@ -37,6 +37,7 @@ _REQUEST: Final = struct.Struct("=BBBxI48x")  # family, protocol, extensions, st
 _MESSAGE: Final = struct.Struct("=IH10x xBBB2s2s16s16s12xIII4xI")
 _LISTEN: Final = 10
 _SYN_SENT: Final = 2
+_TIME_WAIT: Final = 6
 _CLOSE_WAIT: Final = 8
 _TIMER_TIME_WAIT: Final = 3  # idiag_timer: kept by the kernel only, no process has it
 _STATES: Final = {
@@ -45,7 +46,7 @@ _STATES: Final = {
     3: State.SYN_RECV,
     4: State.FIN_WAIT1,
     5: State.FIN_WAIT2,
-    6: State.TIME_WAIT,
+    _TIME_WAIT: State.TIME_WAIT,
     7: State.CLOSE,
     _CLOSE_WAIT: State.CLOSE_WAIT,
     9: State.LAST_ACK,
@@ -218,7 +219,7 @@ def _count_sockets(family: int, count: _Count) -> None:
             group.in_range += 1
             if timer == _TIMER_TIME_WAIT:
                 group.ages[max(TIME_WAIT_S - 1 - left_ms // 1000, 0)] += 1
-        elif not incoming:
+        elif not incoming and state != _TIME_WAIT:
             group.explicit = [min([port, *group.explicit]), max([port, *group.explicit])]
         if again and state == _SYN_SENT:
             group.retried += 1
