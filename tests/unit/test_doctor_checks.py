@@ -135,6 +135,19 @@ def listener(queued: int, backlog: int = 128, port: int = 3306) -> Listener:
     return Listener("0.0.0.0", port, queued, backlog, "mariadbd")
 
 
+def test_a_longer_queue_is_what_is_missing() -> None:
+    for now, words in (
+        ("128", "net.core.somaxconn = 4096, and the program's own backlog"),
+        (
+            "4096",
+            "Longer queues: the program's own backlog (MySQL back_log, HAProxy backlog), then",
+        ),
+    ):
+        facts = host(listeners=(listener(128),))
+        facts = replace(facts, sysctls={**facts.sysctls, "net.core.somaxconn": now})
+        assert words in found(facts, "accept-queue")[0].cures[1].action
+
+
 def closing(state: str, count: int, incoming: bool = False) -> Flow:
     ours = "10.0.0.7:3306" if incoming else "10.0.0.7"
     theirs = "10.0.0.9" if incoming else "10.0.0.11:3306"

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -261,7 +262,25 @@ class TestCommandLine:
         assert portside(["doctor", *line]) == ExitCode.USAGE
         assert "not with --ssh" in capsys.readouterr().err
 
-    @pytest.mark.parametrize("hosts", ["-oProxyCommand=x", "a,,b", "a,b\x1b"])
+    def test_json_has_no_settings_file(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert portside(["doctor", "--json", "--sysctl-file", "-"]) == ExitCode.USAGE
+        assert "--json and --sysctl-file exclude each other" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "line",
+        [["doctor"], ["doctor", "--json"], ["doctor", "--sysctl-file", "-"], ["plan"]],
+        ids=" ".join,
+    )
+    def test_a_full_disk_is_one_sentence(self, line: list[str]) -> None:
+        with Path("/dev/full").open("w") as full:
+            command = [sys.executable, "-m", "portside", *line]
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+        assert (done.returncode, done.stderr.decode()) == (
+            ExitCode.NO,
+            "portside: cannot write the report: No space left on device\n",
+        )
+
+    @pytest.mark.parametrize("hosts", ["-oProxyCommand=x", "a,,b", "a,b\x1b", "", ","])
     def test_hosts_that_are_none(self, hosts: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert portside(["doctor", f"--ssh={hosts}"]) == ExitCode.NO
         assert "no host name; expected HOST1,HOST2" in capsys.readouterr().err
