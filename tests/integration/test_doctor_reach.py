@@ -353,6 +353,7 @@ class TestMySQL:
         [
             ({"password": "wrong"}, "wrong user or password: Access denied"),
             ({"host": "no-such-host.invalid"}, "Name or service not known"),
+            ({"host": "db1..example"}, "that is no host name: "),
             ({"port": 1}, "Connection refused"),
             ({"host": "/nonexistent.sock"}, "there is no such socket"),
         ],

@@ -120,6 +120,8 @@ class Session:
     def _failure(self, error: Exception) -> Database:
         """A server that refuses everybody, or one that cannot be asked."""
         nothing = Database(self._login.address, "", {}, {}, {})
+        if type(error) is UnicodeError:  # before any byte: IDNA does not take the name
+            return replace(nothing, unreachable=f"that is no host name: {error}")
         if isinstance(error, _STRANGE) or "Packet sequence number wrong" in str(error):
             return replace(nothing, unreachable="what answers there is not MySQL or MariaDB")
         if not isinstance(error, pymysql.err.MySQLError):
