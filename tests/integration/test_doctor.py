@@ -108,7 +108,23 @@ class TestSourcePorts:
         report = examine(small)
         assert "source ports itself: 300 sockets" in one(report, "explicit-ports").title
         assert report.pairs[0].used == 0
-        assert report.facts.sockets and report.facts.sockets.flows[0].explicit == (12_000, 12_299)
+        assert report.facts.sockets and report.facts.sockets.flows[0].explicit == ()
+        cure = one(report, "port-range").cures[0]
+        # Nobody has them: they are no reason to reserve anything.
+        assert cure.sysctls["net.ipv4.ip_local_reserved_ports"] == "3306"
+
+    def test_ports_that_are_bound_are_kept_out_of_a_wider_range(
+        self, small: Namespace, listener: socket.socket
+    ) -> None:
+        def bound(port: int) -> socket.socket:
+            return socket.create_connection(listener.getsockname(), None, ("127.0.0.1", port))
+
+        clients = small.inside(lambda: [bound(port) for port in (12_000, 12_009)])
+        cure = one(examine(small), "port-range").cures[0]
+        assert cure.sysctls["net.ipv4.ip_local_reserved_ports"] == "3306,12000-12009"
+        assert cure.effect.startswith("63,965 ports remain, instead of 2,000: 1,066 connections/s")
+        for client in clients:
+            client.close()
 
     def test_ipv6_and_ipv4_of_a_dual_stack_program_share_what_they_share(
         self, small: Namespace, listener: socket.socket
@@ -155,6 +171,30 @@ class TestStates:
         assert finding.severity is Severity.WARNING
         assert "127.0.0.1 -> 127.0.0.1:3306: 60 sockets in CLOSE_WAIT" in finding.title
         assert f"(pid {os.getpid()}): 60 in CLOSE_WAIT" in finding.evidence[0]
+        for client in clients:
+            client.close()
+
+    def test_a_program_that_closes_a_moment_later_is_no_leak(
+        self, namespace: Namespace, listener: socket.socket
+    ) -> None:
+        clients = namespace.inside(lambda: sick.leak(listener, 80))
+        stay, go = clients[:10], clients[10:]
+        later = threading.Timer(0.5, lambda: [client.close() for client in go])
+        later.start()
+        report = namespace.inside(lambda: doctor.examine(2.0))
+        later.join()
+        assert report.facts.sockets is not None
+        (flow,) = [each for each in report.facts.sockets.flows if not each.incoming]
+        assert (flow.states["CLOSE-WAIT"], flow.closed_soon) == (80, 70)
+        assert "close-wait" not in {each.id for each in report.findings}
+        assert [each.close_wait for each in report.facts.processes if each.close_wait] == [10]
+        for client in stay:
+            client.close()
+
+    def test_a_leak_lasts(self, namespace: Namespace, listener: socket.socket) -> None:
+        clients = namespace.inside(lambda: sick.leak(listener, 60))
+        report = namespace.inside(lambda: doctor.examine(0.1))
+        assert ": 60 sockets in CLOSE_WAIT" in one(report, "close-wait").title
         for client in clients:
             client.close()
 

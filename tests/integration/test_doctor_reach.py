@@ -11,6 +11,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -310,10 +312,48 @@ class TestMySQL:
         assert "refuses everybody, us too: 1040 Too many connections" in report.verdict
 
     @pytest.mark.parametrize(
+        ("answer", "pause_s", "words"),
+        [
+            (b"SSH-2.0-OpenSSH_9.2p1\r\n" * 9, 0.0, "what answers there is not MySQL"),
+            (b"220 mail.example ESMTP\r\n" * 9, 0.0, "what answers there is not MySQL"),
+            (b"\x05\0\0\0\x0a9.7\0", 0.0, "what answers there is not MySQL"),
+            (b"", 0.0, "Lost connection"),
+            (b"\xff\0\0\0\x0a" + bytes(250), 0.2, "timed out: no whole answer within 1 s"),
+        ],
+    )
+    def test_strangers(
+        self, answer: bytes, pause_s: float, words: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("portside.doctor.mysql._LIMIT_S", 1)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            stranger = threading.Thread(target=self.say, args=(listener, answer, pause_s))
+            stranger.start()
+            login = Login("m", "127.0.0.1", listener.getsockname()[1], "pw")
+            report = doctor.examine(0, login)
+            listener.shutdown(socket.SHUT_RDWR)
+        assert report.facts.database is not None and words in report.facts.database.unreachable
+        assert report.facts.sockets is not None
+        assert "mysql-unreachable" in {each.id for each in report.findings}
+        stranger.join(20)
+
+    @staticmethod
+    def say(listener: socket.socket, answer: bytes, pause_s: float) -> None:
+        client, _ = listener.accept()
+        with client, contextlib.suppress(OSError):
+            for at in range(0, len(answer), 1 if pause_s else len(answer) or 1):
+                client.sendall(answer[at : at + 1] if pause_s else answer)
+                if pause_s and listener.fileno() < 0:
+                    return
+                time.sleep(pause_s)
+            client.shutdown(socket.SHUT_WR)
+            client.recv(1)
+
+    @pytest.mark.parametrize(
         ("change", "words"),
         [
             ({"password": "wrong"}, "wrong user or password: Access denied"),
             ({"host": "no-such-host.invalid"}, "Name or service not known"),
+            ({"host": "db1..example"}, "that is no host name: "),
             ({"port": 1}, "Connection refused"),
             ({"host": "/nonexistent.sock"}, "there is no such socket"),
         ],
@@ -330,7 +370,11 @@ class TestMySQL:
         place = str(change.get("host", "127.0.0.1"))
         port = change.get("port", trio.primary.port)
         place += "" if place.startswith("/") else f":{port}"
-        assert portside(["doctor", "--mysql", f"{MONITOR_USER}@{place}"]) == ExitCode.NO
-        err = capsys.readouterr().err
-        assert err.startswith("portside: --mysql ") and words in err and err.count("\n") == 1
-        assert "wrong" not in err.replace("wrong user or password", "")
+        command = ["doctor", "--json", "--mysql", f"{MONITOR_USER}@{place}"]
+        assert portside(command) == ExitCode.NO
+        out, err = capsys.readouterr()
+        answer = json.loads(out)
+        (finding,) = [each for each in answer["findings"] if each["id"] == "mysql-unreachable"]
+        assert finding["severity"] == "critical" and words in finding["title"]
+        assert answer["facts"]["sockets"]["total"] > 0 and err == ""
+        assert "wrong" not in out.replace("wrong user or password", "")

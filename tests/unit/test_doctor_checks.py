@@ -135,6 +135,19 @@ def listener(queued: int, backlog: int = 128, port: int = 3306) -> Listener:
     return Listener("0.0.0.0", port, queued, backlog, "mariadbd")
 
 
+def test_a_longer_queue_is_what_is_missing() -> None:
+    for now, words in (
+        ("128", "net.core.somaxconn = 4096, and the program's own backlog"),
+        (
+            "4096",
+            "Longer queues: the program's own backlog (MySQL back_log, HAProxy backlog), then",
+        ),
+    ):
+        facts = host(listeners=(listener(128),))
+        facts = replace(facts, sysctls={**facts.sysctls, "net.core.somaxconn": now})
+        assert words in found(facts, "accept-queue")[0].cures[1].action
+
+
 def closing(state: str, count: int, incoming: bool = False) -> Flow:
     ours = "10.0.0.7:3306" if incoming else "10.0.0.7"
     theirs = "10.0.0.9" if incoming else "10.0.0.11:3306"
@@ -168,11 +181,15 @@ TABLE = [
      "when full it drops"),
     ("conntrack", replace(BASE, sysctls={NF + "max": "1000", NF + "count": "1"}), None, ""),
     ("conntrack", replace(BASE, sysctls={}), None, ""),
+    ("mysql-unreachable", host(database=Database("db1:3306", "", {}, {}, {}, unreachable="timed"
+     " out")), CRITICAL, "db1:3306 gave no counters: timed out"),
     ("close-wait", host(closing("CLOSE-WAIT", 50), processes=(leaker(50, 90),)), WARNING,
      "10.0.0.11:3306: 50 sockets in CLOSE_WAIT, the other side has closed and php-fpm"),
     ("close-wait", host(closing("CLOSE-WAIT", 600, True), processes=(leaker(600, 700),)), CRITICAL,
      "clients of 10.0.0.7:3306: 600 sockets"),
     ("close-wait", host(closing("CLOSE-WAIT", 49)), None, ""),
+    ("close-wait", host(replace(closing("CLOSE-WAIT", 300), closed_soon=251)), None, ""),
+    ("close-wait", host(replace(closing("CLOSE-WAIT", 300), closed_soon=250)), WARNING, " 50 so"),
     ("close-wait", host(closing("CLOSE-WAIT", 50), closing("ESTAB", 951)), None, ""),
     ("tw-recycle", sysctls(host(kernel="3.10.0"), tcp_tw_recycle="1"), CRITICAL, "one NAT"),
     ("tw-recycle", sysctls(host(kernel="3.10.0"), tcp_tw_recycle="0"), None, ""),
@@ -187,6 +204,7 @@ TABLE = [
     ("tw-reuse-delay", sysctls(BASE, tcp_tw_reuse="1"), None, ""),
     ("port-range", BASE, NOTICE, "28,232 source ports: 471 connections/s"),
     ("port-range", sysctls(BASE, ip_local_port_range="1025 65000"), None, ""),
+    ("port-range", sysctls(BASE, ip_local_reserved_ports="1025-32000"), NOTICE, "28,232 source"),
     ("listeners-in-range", host(listeners=(listener(0, port=33060),)), NOTICE, "33060 (mariadbd)"),
     ("listeners-in-range", host(outgoing(), listeners=(listener(0, port=33060),)), WARNING, "33"),
     ("listeners-in-range", sysctls(host(listeners=(listener(0, port=33060),)),

@@ -6,7 +6,9 @@ import copy
 import io
 import json
 import re
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -260,7 +262,25 @@ class TestCommandLine:
         assert portside(["doctor", *line]) == ExitCode.USAGE
         assert "not with --ssh" in capsys.readouterr().err
 
-    @pytest.mark.parametrize("hosts", ["-oProxyCommand=x", "a,,b", "a,b\x1b"])
+    def test_json_has_no_settings_file(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert portside(["doctor", "--json", "--sysctl-file", "-"]) == ExitCode.USAGE
+        assert "--json and --sysctl-file exclude each other" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "line",
+        [["doctor"], ["doctor", "--json"], ["doctor", "--sysctl-file", "-"], ["plan"]],
+        ids=" ".join,
+    )
+    def test_a_full_disk_is_one_sentence(self, line: list[str]) -> None:
+        with Path("/dev/full").open("w") as full:
+            command = [sys.executable, "-m", "portside", *line]
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+        assert (done.returncode, done.stderr.decode()) == (
+            ExitCode.NO,
+            "portside: cannot write the report: No space left on device\n",
+        )
+
+    @pytest.mark.parametrize("hosts", ["-oProxyCommand=x", "a,,b", "a,b\x1b", "", ","])
     def test_hosts_that_are_none(self, hosts: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert portside(["doctor", f"--ssh={hosts}"]) == ExitCode.NO
         assert "no host name; expected HOST1,HOST2" in capsys.readouterr().err
@@ -273,6 +293,43 @@ class TestCommandLine:
         assert portside(["doctor", "--ssh", "web1"]) == ExitCode.NO
         assert "! web1: no answer within 0.2 s" in capsys.readouterr().out
 
+    @pytest.mark.parametrize("holder", ["sleep 30", "yes"])
+    def test_children_that_hold_the_pipes_do_not_hold_us(
+        self,
+        holder: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setattr(remote, "_DEADLINE_S", 1.0)
+        facts = tmp_path / "facts"
+        facts.write_text(json.dumps(recorded("db").as_dict()))
+        stand_in = tmp_path / "ssh"
+        stand_in.write_text(
+            f'#!/bin/sh\n[ "$1" = good ] && {{ cat {facts}; exit; }}\n{holder} & {holder}\n'
+        )
+        stand_in.chmod(0o755)
+        monkeypatch.setenv(COMMAND, str(stand_in))
+        began = time.monotonic()
+        assert portside(["doctor", "--ssh", "stuck,good"]) == ExitCode.NO
+        assert time.monotonic() - began < 20  # the children stay for 30 s, or for ever
+        out = capsys.readouterr().out
+        assert "! stuck: no answer within 1.0 s" in out and "GOOD: good: " in out
+
+    def test_a_child_that_stays_behind_does_not_spoil_the_answer(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        facts = tmp_path / "facts"
+        facts.write_text(json.dumps(recorded("db").as_dict()))
+        monkeypatch.setenv(COMMAND, f"sh -c 'sleep 5 & cat {facts}'")
+        began = time.monotonic()
+        assert portside(["doctor", "--ssh", "db1"]) == ExitCode.GOOD
+        assert time.monotonic() - began < 4
+        assert capsys.readouterr().out.startswith("GOOD: db1: ")
+
     def test_settings_that_cannot_be_written(self, tmp_path: Path) -> None:
         with pytest.raises(doctor.DoctorError, match=r"/x cannot be written: No such file"):
             write_settings(report("web"), tmp_path / "none" / "x")
@@ -284,8 +341,8 @@ class TestCommandLine:
             ("sh -c 'exit 127'", "python3 is not there (it said nothing)"),
             ("sh -c 'echo no route >&2; exit 255'", "ssh: no route"),
             ("sh -c 'echo broken >&2; exit 1'", "exit code 1: broken"),
-            ("echo", "its answer is not the doctor's: Expecting value"),
-            ("sh -c 'echo {}'", "its answer is not the doctor's: facts: "),
+            ("true", "it answers with something that is not doctor's report: nothing\n"),
+            ("sh -c 'echo {}'", "it answers with something that is not doctor's report: '{}'\n"),
         ],
     )
     def test_a_host_that_fails(

@@ -128,7 +128,7 @@ class TestTheArticle:
 
     def test_persistent_connections(self) -> None:
         plan = work_out(replace(WILLY, rate=5000, pool=200))
-        assert plan.verdict is Verdict.ENOUGH and plan.figure("needed").text == "203"
+        assert plan.verdict is Verdict.ENOUGH and plan.figure("needed").text == "204"
         assert work_out(replace(WILLY, pool=30_000)).verdict is Verdict.EXHAUSTED
 
     def test_memory_of_a_million(self) -> None:
@@ -243,6 +243,12 @@ def test_what_cannot_be(values: dict[str, float], wanted: str) -> None:
 )  # fmt: skip
 def test_headlines(situation: Situation, wanted: str) -> None:
     assert work_out(situation).headline.partition(" Change first: ")[0] == wanted
+
+
+@pytest.mark.parametrize("rate", [0.001, 200, 534, 534.01])
+def test_headline_and_table_say_the_same_number(rate: float) -> None:
+    plan = work_out(Situation(rate=rate))
+    assert f" need {plan.figure('needed').text} source port" in plan.headline
 
 
 def test_a_figure_that_is_not_there() -> None:

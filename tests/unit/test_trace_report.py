@@ -161,6 +161,7 @@ def test_standard_input(
         (["--for", "9d"], 1, "portside: --for 9d: expected a duration"),
         (["--port", "0"], 2, "--port"),
         (["--read", "-", "-i", "lo"], 2, "--read and --interface exclude each other"),
+        (["--read", "-", "--for", "10s"], 2, "--read and --for exclude each other"),
         (["--port", "1"] * 17 + ["--read", "-"], 1, "expected 1 to 16 of them"),
     ],
 )
@@ -171,6 +172,17 @@ def test_bad_input_is_one_sentence(
     filled = [argument.format(tmp=tmp_path) for argument in arguments]
     assert portside(["trace", *filled]) == code
     assert wanted.format(tmp=tmp_path) in capsys.readouterr().err
+
+
+def test_what_stands_before_the_damage_is_told(capture: str, capsys: pytest.CaptureFixture[str]):
+    whole = Path(capture).read_bytes()
+    Path(capture).write_bytes(whole + b"\xff" * 16 + whole[24:])
+    assert portside(["trace", "--read", capture]) == 1
+    out, err = capsys.readouterr()
+    assert "First to close, port 3306: 2 closes in" in out and err == ""
+    assert f"! {capture} is damaged near byte {len(whole) + 16:,}: a packet of 4,294,967," in out
+    assert portside(["trace", "--read", capture, "--json"]) == 1
+    assert "is damaged near byte" in json.loads(capsys.readouterr().out)["doubts"][0]
 
 
 def test_a_file_without_closes_is_a_no(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

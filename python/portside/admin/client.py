@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode
 
 from portside.admin.address import AdminAddress, choose
 from portside.errors import NoInstance, PortsideError
+from portside.foreign_text import one_line
 
 API_LEVEL = "1"
 """Raised when an answer changes its meaning; new keys and new paths do not raise it."""
@@ -103,37 +104,39 @@ class AdminClient:
             try:
                 for line in response:
                     if line.startswith(b"data: "):
-                        yield json.loads(line[6:])
-            except (OSError, ValueError, http.client.HTTPException) as error:
+                        yield _harmless(json.loads(line[6:]))
+            except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
                 raise PortsideError(
-                    f"the events of the instance at {self.address} broke off: {error}."
+                    f"the events of the instance at {self.address} broke off:"
+                    f" {one_line(str(error))}."
                 ) from None
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Any:  # noqa: ANN401
         with self._exchange(method, path, body) as response:
             self._judge(response)
             try:
-                return json.loads(response.read())
-            except (OSError, ValueError, http.client.HTTPException) as error:
+                return _harmless(json.loads(response.read()))
+            except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
                 raise PortsideError(
-                    f"the answer of the instance at {self.address} broke off: {error}."
+                    f"the answer of the instance at {self.address} broke off:"
+                    f" {one_line(str(error))}."
                 ) from None
 
     def _judge(self, response: http.client.HTTPResponse) -> None:
         level = response.getheader(API_HEADER)
         if level is None:
-            raise PortsideError(f"what answers at {self.address} is not a Portside instance.")
+            raise self._stranger()
         if level != API_LEVEL:
             version = response.getheader(VERSION_HEADER, "another version")
             raise PortsideError(
-                f"the instance at {self.address} is Portside {version}, whose admin API (level "
-                f"{level}) this command (level {API_LEVEL}) does not speak: "
+                f"the instance at {self.address} is Portside {one_line(version)}, whose admin API "
+                f"(level {one_line(level)}) this command (level {API_LEVEL}) does not speak: "
                 "use that version's command."
             )
         if response.status >= 400:
             try:
-                body = json.loads(response.read())
-            except ValueError:
+                body = _harmless(json.loads(response.read()))
+            except (OSError, ValueError, RecursionError, http.client.HTTPException):
                 body = {}
             body = body if isinstance(body, dict) else {}
             if response.status == 401:  # the hint is for those who speak HTTP themselves
@@ -158,8 +161,10 @@ class AdminClient:
             try:
                 connection.request(method, quote(path, safe="/?&=%:,+-._~"), payload, headers)
                 response = connection.getresponse()
-            except (OSError, http.client.HTTPException) as error:
+            except OSError as error:
                 raise self._unreachable(error) from None
+            except http.client.HTTPException:
+                raise self._stranger() from None
             yield response
         finally:
             connection.close()
@@ -170,6 +175,9 @@ class AdminClient:
         return http.client.HTTPConnection(
             self.address.host, self.address.port, timeout=self._timeout_s
         )
+
+    def _stranger(self) -> PortsideError:
+        return PortsideError(f"what answers at {self.address} is not a Portside instance.")
 
     def _unreachable(self, error: Exception) -> PortsideError:
         if isinstance(error, PermissionError):
@@ -186,6 +194,19 @@ class AdminClient:
             f"no running instance at {self.address} ({reason}); "
             "another one is chosen with -a/--admin or $PORTSIDE_ADMIN."
         )
+
+
+def _harmless(value: Any) -> Any:  # noqa: ANN401  a tree of JSON
+    """The answer without characters that would steer a terminal; lines stay lines."""
+    if isinstance(value, str):
+        if value.isprintable():
+            return value
+        return "".join(sign if sign.isprintable() or sign in "\n\t" else "?" for sign in value)
+    if isinstance(value, list):
+        return [_harmless(item) for item in value]
+    if isinstance(value, dict):
+        return {_harmless(key): _harmless(item) for key, item in value.items()}
+    return value
 
 
 def _token_of_environment() -> str:

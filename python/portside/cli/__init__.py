@@ -228,6 +228,9 @@ def _trace(  # noqa: PLR0917 (click passes each by name)
 
     if read and interface:
         raise click.UsageError("--read and --interface exclude each other")
+    source = click.get_current_context().get_parameter_source("duration")
+    if read and source is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--read and --for exclude each other: a file is read to its end")
     seconds = read_seconds("--for", duration)
     return command.main(command.Options(ports, seconds, interface, read, samples, as_json))
 
@@ -380,9 +383,11 @@ def _doctor(  # noqa: PLR0917 (click passes each by name)
     """Why this host runs out of source ports, what time is left, what to do. Needs no instance."""
     from portside.cli import doctor as command
 
-    if ssh and (mysql or sysctl_file):
+    if as_json and sysctl_file is not None:
+        raise click.UsageError("--json and --sysctl-file exclude each other")
+    if ssh is not None and (mysql or sysctl_file):
         raise click.UsageError("--mysql and --sysctl-file are for this host: not with --ssh")
-    hosts = tuple(host.strip() for host in ssh.split(",")) if ssh else ()
+    hosts = tuple(host.strip() for host in ssh.split(",")) if ssh is not None else ()
     return command.main(
         command.Options(verbose, as_json, sysctl_file, fail_on, hosts, mysql, mysql_password_file)
     )

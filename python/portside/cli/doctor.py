@@ -43,7 +43,7 @@ def main(options: Options) -> int:
     """Prints the report; NO when it is as bad as ``fail_on``, or a host could not be examined.
 
     Raises:
-        DoctorError: wrong input, or a database that cannot be asked.
+        DoctorError: wrong input.
     """
     if options.ssh:
         return _many(options)
@@ -51,10 +51,11 @@ def main(options: Options) -> int:
     report = doctor.examine(login=login)
     if options.sysctl_file is not None:
         return write_settings(report, options.sysctl_file)
-    if options.as_json:
-        print(json.dumps(report.as_dict(), indent=2))
-    else:
-        show(screen.one_host(report, options.verbose), sys.stdout)
+    with table.written():
+        if options.as_json:
+            print(json.dumps(report.as_dict(), indent=2))
+        else:
+            show(screen.one_host(report, options.verbose), sys.stdout)
     return ExitCode.NO if report.fails(FailOn(options.fail_on)) else ExitCode.GOOD
 
 
@@ -66,10 +67,11 @@ def _many(options: Options) -> int:
         answers.append((host, answer if isinstance(answer, Failure) else doctor.diagnose(answer)))
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
-    if options.as_json:
-        print(json.dumps({"hosts": [_as_dict(*each) for each in answers]}, indent=2))
-    else:
-        show(screen.many_hosts(answers, options.verbose), sys.stdout)
+    with table.written():
+        if options.as_json:
+            print(json.dumps({"hosts": [_as_dict(*each) for each in answers]}, indent=2))
+        else:
+            show(screen.many_hosts(answers, options.verbose), sys.stdout)
     good = all(
         isinstance(each, Report) and not each.fails(FailOn(options.fail_on)) for _, each in answers
     )
@@ -90,7 +92,8 @@ def write_settings(report: Report, path: Path) -> int:
     """
     text = sysctl_file(report)
     if str(path) == "-":
-        print(text, end="")
+        with table.written():
+            print(text, end="")
         return ExitCode.GOOD
     try:
         path.write_text(text, "utf-8")

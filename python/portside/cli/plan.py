@@ -56,14 +56,15 @@ def main(options: Options) -> int:
         NoInstance: nothing answers at the admin address.
     """
     plans = sorted(map(work_out, _situations(options)), key=_badness)
-    if options.as_json:
-        answer = plans[0].as_json()
-        if len(plans) > 1:
-            answer["destinations"] = [plan.as_json() for plan in plans]
-        click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
-    else:
-        for part in parts(plans):
-            table.write(part, sys.stdout)
+    with table.written():
+        if options.as_json:
+            answer = plans[0].as_json()
+            if len(plans) > 1:
+                answer["destinations"] = [plan.as_json() for plan in plans]
+            click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+        else:
+            for part in parts(plans):
+                table.write(part, sys.stdout)
     return ExitCode.GOOD if plans[0].verdict.is_good else ExitCode.NO
 
 

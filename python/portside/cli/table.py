@@ -6,9 +6,14 @@ full, columns apart by two blanks, so that grep and awk work.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO, Union
+
+from portside.errors import PortsideError
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -32,6 +37,24 @@ class Table:
 
 
 Part = Union[Table, str]  # Python 3.9: doctor.pyz
+
+
+@contextlib.contextmanager
+def written() -> Iterator[None]:
+    """Around everything that writes a report to standard output.
+
+    Raises:
+        PortsideError: it cannot be written, say for want of room.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is left in the buffer would fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise PortsideError(f"cannot write the report: {error.strerror}") from None
 
 
 def write(part: Part, stream: TextIO) -> None:

@@ -42,7 +42,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Watches or reads, and prints the report; exit code 1 when no close was seen.
+    """Watches or reads, and prints the report; 1 when no close was seen, or the file is damaged.
 
     Raises:
         TraceError: no rights, no such interface, an unreadable file.
@@ -52,12 +52,13 @@ def main(options: Options) -> int:
             report = trace.read(options.read, options.ports, show, stop)
         else:
             report = trace.watch(options.ports, options.seconds, options.interface, show, stop)
-    if options.as_json:
-        click.echo(json.dumps(report.as_json(), indent=2, ensure_ascii=False))
-    else:
-        for part in parts(report, options.samples):
-            table.write(part, sys.stdout)
-    return ExitCode.GOOD if report.ended else ExitCode.NO
+    with table.written():
+        if options.as_json:
+            click.echo(json.dumps(report.as_json(), indent=2, ensure_ascii=False))
+        else:
+            for part in parts(report, options.samples):
+                table.write(part, sys.stdout)
+    return ExitCode.GOOD if report.ended and not report.damage else ExitCode.NO
 
 
 def parts(report: Report, samples: int) -> list[table.Part]:

@@ -42,10 +42,7 @@ def examine(window_s: float = 1.0, login: Login | None = None) -> Report:
     Args:
         window_s: how long to watch the counters; less than that cannot tell "now" from "since
             the start". 0 reads them once.
-        login: of a MySQL or MariaDB server to be asked, too.
-
-    Raises:
-        DoctorError: the server of ``login`` cannot be asked.
+        login: of a MySQL or MariaDB server to be asked, too; one that cannot be is a finding.
 
     Cost: ``window_s``, and 0.1 to 0.3 s per 100,000 sockets. Changes nothing. What could not be
     read is in ``Report.facts.unseen``.

@@ -54,8 +54,9 @@ class Flow:
         ages: TIME_WAITs with a local port in that range by age in whole seconds; 60 numbers, or
             none. FIN_WAIT2 that its process has left counts as one of 60 s.
         explicit: the lowest and the highest local port outside that range, which a program bound
-            itself; or none.
+            itself; or none. TIME_WAITs do not count: the range may have been another then.
         retried: SYN_SENT whose SYN was sent again, so that a second has passed at least.
+        closed_soon: of those in CLOSE_WAIT, how many were no longer when the watching ended.
     """
 
     ours: str
@@ -66,6 +67,7 @@ class Flow:
     ages: tuple[int, ...] = ()
     explicit: tuple[int, ...] = ()
     retried: int = 0
+    closed_soon: int = 0
 
     def count(self, *states: State) -> int:
         """Sockets in any of ``states``; all of them without an argument."""
@@ -119,6 +121,7 @@ class Database:
         hosts: (client IP, errors in a row) of ``performance_schema.host_cache``; None: not to be
             had.
         refused: the server's words when it let nobody in; the rest is empty then.
+        unreachable: why it said nothing that we could use; the rest is empty then.
     """
 
     address: str
@@ -128,6 +131,7 @@ class Database:
     fresh: dict[str, int]
     hosts: Optional[tuple[tuple[str, int], ...]] = None  # noqa: UP045
     refused: str = ""
+    unreachable: str = ""
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,9 @@ def gather(window_s: float = 1.0) -> Facts:
     processes: list[Process] = []
     try:
         table = sockdiag.table(port_range(sysctls))
+        if window_s:
+            time.sleep(max(0.0, window_s - (time.monotonic() - started)))
+            table = sockdiag.lasting(table)
         names, processes = _processes(table, unseen)
         listeners = tuple(
             replace(listener, process=names.get(inode, ""))
@@ -127,7 +130,7 @@ def _lines(path: Path) -> list[str]:
 def _processes(table: sockdiag.Table, unseen: list[str]) -> tuple[dict[int, str], list[Process]]:
     """Names by the inode of a listener, and the processes worth a look, the fullest first."""
     names: dict[int, str] = {}
-    waits = set(table.close_waits)
+    waits = {inode for inode, _ in table.close_waits.values()}
     wanted = {str(inode): inode for inode in (*table.listeners, *waits)}
     found, hidden = [], 0
     for folder in Path("/proc").iterdir():

@@ -7,13 +7,16 @@ done here, so that every host is judged by the same rules. A host that fails is 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import selectors
 import shlex
 import signal
 import subprocess
 import threading
+import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +32,8 @@ COMMAND: Final = "PORTSIDE_SSH"
 _SSH: Final = "ssh -o BatchMode=yes -o ConnectTimeout=10 --"
 _DEADLINE_S: Final = 60
 _MOST_AT_ONCE: Final = 16
+_LOOK_S: Final = 0.1  # between two looks at whether it has ended
+_PIECE_BYTES: Final = 1 << 16
 _MOST_BYTES: Final = 64 << 20
 _MOST_WORDS: Final = 64 << 10
 # One word for the far shell. memfd_create (Python 3.8): a sick host may have no room on its disk.
@@ -66,10 +71,14 @@ def examine_hosts(hosts: Sequence[str], window_s: float) -> Iterator[tuple[str, 
         if not host or host.startswith("-") or not host.isprintable():
             raise DoctorError(f"--ssh {host!r}: no host name; expected HOST1,HOST2 or USER@HOST")
     payload = package(window_s)
+    stop = threading.Event()
     with ThreadPoolExecutor(min(_MOST_AT_ONCE, len(hosts))) as pool:
-        answers = [pool.submit(_examine, host, payload) for host in hosts]
-        for host, answer in zip(hosts, answers):
-            yield host, answer.result()
+        answers = [pool.submit(_examine, host, payload, stop) for host in hosts]
+        try:
+            for host, answer in zip(hosts, answers):
+                yield host, answer.result()
+        finally:
+            stop.set()  # Ctrl-C does not reach ssh, which is in a session of its own
 
 
 def package(window_s: float) -> bytes:
@@ -92,7 +101,7 @@ def _add(archive: zipfile.ZipFile, folder: Any, name: str) -> None:  # noqa: ANN
             archive.writestr(f"{name}/{item.name}", item.read_bytes())
 
 
-def _examine(host: str, payload: bytes) -> Facts | Failure:
+def _examine(host: str, payload: bytes, stop: threading.Event) -> Facts | Failure:
     command = [*shlex.split(os.environ.get(COMMAND, _SSH)), host]
     command.append(f"python3 -c {shlex.quote(_BOOTSTRAP)}")
     with open(os.memfd_create("package"), "w+b") as package_file:
@@ -100,27 +109,66 @@ def _examine(host: str, payload: bytes) -> Facts | Failure:
         package_file.seek(0)
         try:
             process = subprocess.Popen(
-                command, stdin=package_file, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                command,
+                stdin=package_file,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # a group, so that its children can be ended with it
             )
         except OSError as error:
             return Failure(host, f"{command[0]} cannot be started: {error.strerror}")
-    timer = threading.Timer(_DEADLINE_S, process.kill)
-    timer.start()
-    with process:
-        # Bounded: a host that never stops talking is ended by the full pipe and the deadline.
-        answer = process.stdout.read(_MOST_BYTES) if process.stdout else b""
-        said = process.stderr.read(_MOST_WORDS) if process.stderr else b""
-        code = process.wait()
-    timer.cancel()
-    if code == -signal.SIGKILL:
+    in_time, answer, said = _listen(process, stop)
+    if not in_time:
         return Failure(host, f"no answer within {_DEADLINE_S} s")
-    if code != 0:
-        return Failure(host, _reason(code, said))
+    if process.returncode != 0:
+        return Failure(host, _reason(process.returncode, said))
     try:
         # A login shell may greet before the answer, which is the last line.
         return read(json.loads(answer.decode().strip().rpartition("\n")[2]))
-    except (DoctorError, ValueError, RecursionError) as error:
-        return Failure(host, f"its answer is not the doctor's: {printable(str(error))[:200]}")
+    except (DoctorError, ValueError, RecursionError):
+        return Failure(
+            host, f"it answers with something that is not doctor's report{_begin(answer)}"
+        )
+
+
+def _begin(answer: bytes) -> str:
+    words = printable(answer[:400].decode("utf-8", "replace").strip())[:80]
+    return f": {words!r}" if words else ": nothing"
+
+
+def _listen(process: subprocess.Popen[bytes], stop: threading.Event) -> tuple[bool, bytes, bytes]:
+    """Whether it ended in time, and what it wrote to standard output and error.
+
+    Never waits for the end of a pipe: a child that it leaves behind may hold the other end.
+    """
+    deadline = time.monotonic() + _DEADLINE_S
+    answer, said = bytearray(), bytearray()
+    pipes = ((process.stdout, answer, _MOST_BYTES), (process.stderr, said, _MOST_WORDS))
+    with selectors.DefaultSelector() as selector:
+        for pipe, kept, most in pipes:
+            if pipe is not None:  # never: both are asked for
+                selector.register(pipe, selectors.EVENT_READ, (kept, most))
+        while True:
+            ended = process.poll() is not None  # before the look: then everything is in the pipes
+            events = selector.select(0 if ended else _LOOK_S)
+            for key, _ in events:
+                kept, most = key.data
+                part = os.read(key.fd, _PIECE_BYTES)
+                kept += part
+                # Bounded: one that never stops talking is held by the full pipe and the deadline.
+                if not part or len(kept) >= most:
+                    selector.unregister(key.fileobj)
+            in_time = time.monotonic() < deadline and not stop.is_set()
+            if (ended and not events) or not in_time:
+                break
+    if not in_time:
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(_LOOK_S)
+    for pipe, _, _ in pipes:
+        if pipe is not None:
+            pipe.close()
+    return in_time, bytes(answer), bytes(said)
 
 
 def _reason(code: int, stderr: bytes) -> str:

@@ -15,12 +15,16 @@ import os
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from portside.doctor.facts import OTHERS, TIME_WAIT_S, Flow, Listener, Sockets, State
 
+# Family, our port, their port, our address, their address.
+_Socket = tuple[int, bytes, bytes, bytes, bytes]
+_Name = tuple[str, str, bool]  # a flow's: ours, theirs, incoming
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
 _REQUEST_DUMP: Final = 0x1 | 0x300  # NLM_F_REQUEST | NLM_F_DUMP
@@ -33,6 +37,7 @@ _REQUEST: Final = struct.Struct("=BBBxI48x")  # family, protocol, extensions, st
 _MESSAGE: Final = struct.Struct("=IH10x xBBB2s2s16s16s12xIII4xI")
 _LISTEN: Final = 10
 _SYN_SENT: Final = 2
+_TIME_WAIT: Final = 6
 _CLOSE_WAIT: Final = 8
 _TIMER_TIME_WAIT: Final = 3  # idiag_timer: kept by the kernel only, no process has it
 _STATES: Final = {
@@ -41,7 +46,7 @@ _STATES: Final = {
     3: State.SYN_RECV,
     4: State.FIN_WAIT1,
     5: State.FIN_WAIT2,
-    6: State.TIME_WAIT,
+    _TIME_WAIT: State.TIME_WAIT,
     7: State.CLOSE,
     _CLOSE_WAIT: State.CLOSE_WAIT,
     9: State.LAST_ACK,
@@ -79,17 +84,21 @@ class _Count:
     high: bytes
     listening: set[bytes] = field(default_factory=set)
     listeners: dict[int, Listener] = field(default_factory=dict)
-    close_waits: list[int] = field(default_factory=list)
+    close_waits: dict[_Socket, tuple[int, tuple[Any, ...]]] = field(default_factory=dict)
     groups: dict[tuple[Any, ...], _Group] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Every TCP socket, grouped; and the inodes of those whose process is worth a name."""
+    """Every TCP socket, grouped; and the inodes of those whose process is worth a name.
+
+    Attributes:
+        close_waits: inode and (ours, theirs, incoming), as the flow's, of each in CLOSE_WAIT.
+    """
 
     sockets: Sockets
     listeners: dict[int, Listener]
-    close_waits: list[int]
+    close_waits: dict[_Socket, tuple[int, _Name]]
 
 
 def table(port_range: tuple[int, int]) -> Table:
@@ -117,7 +126,29 @@ def table(port_range: tuple[int, int]) -> Table:
     took_s = time.monotonic() - started
     total = sum(sum(group.states.values()) for group in count.groups.values())
     sockets = Sockets(flows, tuple(count.listeners.values()), total, took_s)
-    return Table(sockets, count.listeners, count.close_waits)
+    names = {key: _name(key) for _, key in count.close_waits.values()}
+    waits = {each: (inode, names[key]) for each, (inode, key) in count.close_waits.items()}
+    return Table(sockets, count.listeners, waits)
+
+
+def lasting(before: Table) -> Table:
+    """The table with only those in CLOSE_WAIT that still are, and the others counted as such.
+
+    A program that closes a moment after its peer always has some; they are no leak.
+
+    Raises:
+        NoTable: no sock_diag here, any more.
+    """
+    waits = before.close_waits
+    families = {each[0] for each in waits}
+    now = {(family, *each[5:9]) for family in families for each in _dump(family, 1 << _CLOSE_WAIT)}
+    gone = Counter(name for each, (_, name) in waits.items() if each not in now)
+    flows = tuple(
+        replace(flow, closed_soon=gone[flow.ours, flow.theirs, flow.incoming])
+        for flow in before.sockets.flows
+    )
+    kept = {each: wait for each, wait in waits.items() if each in now}
+    return Table(replace(before.sockets, flows=flows), before.listeners, kept)
 
 
 def join(address: str, port: int) -> str:
@@ -188,12 +219,12 @@ def _count_sockets(family: int, count: _Count) -> None:
             group.in_range += 1
             if timer == _TIMER_TIME_WAIT:
                 group.ages[max(TIME_WAIT_S - 1 - left_ms // 1000, 0)] += 1
-        elif not incoming:
+        elif not incoming and state != _TIME_WAIT:
             group.explicit = [min([port, *group.explicit]), max([port, *group.explicit])]
         if again and state == _SYN_SENT:
             group.retried += 1
         if state == _CLOSE_WAIT:
-            count.close_waits.append(inode)
+            count.close_waits[family, port, their_port, ours, theirs] = inode, key
 
 
 def _flows(groups: dict[tuple[Any, ...], _Group]) -> tuple[Flow, ...]:
@@ -203,16 +234,12 @@ def _flows(groups: dict[tuple[Any, ...], _Group]) -> tuple[Flow, ...]:
     """
     named: dict[tuple[str, str, bool], _Group] = {}
     by_size = sorted(groups.items(), key=lambda each: -sum(each[1].states.values()))
-    for number, ((family, ours, theirs, port, incoming), group) in enumerate(by_size):
-        our_text, their_text = _text(family, ours), _text(family, theirs)
+    for number, (key, group) in enumerate(by_size):
+        our_text, their_text, incoming = _name(key)
         if number >= _MOST_FLOWS:
             if not incoming:
                 continue
             their_text = OTHERS
-        if incoming:
-            our_text = join(our_text, int.from_bytes(port, "big"))
-        else:
-            their_text = join(their_text, int.from_bytes(port, "big"))
         total = named.setdefault((our_text, their_text, incoming), _Group())
         for state, sockets in group.states.items():
             total.states[state] = total.states.get(state, 0) + sockets
@@ -233,6 +260,15 @@ def _flows(groups: dict[tuple[Any, ...], _Group]) -> tuple[Flow, ...]:
         )
         for (ours, theirs, incoming), group in named.items()
     )
+
+
+def _name(key: tuple[Any, ...]) -> _Name:
+    """What a flow is called: ours, theirs, incoming."""
+    family, ours, theirs, port, incoming = key
+    our_text, their_text = _text(family, ours), _text(family, theirs)
+    if incoming:
+        return join(our_text, int.from_bytes(port, "big")), their_text, True
+    return our_text, join(their_text, int.from_bytes(port, "big")), False
 
 
 def _hull(ports: list[bytes]) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -29,7 +30,12 @@ class Figure:
 
     @property
     def text(self) -> str:
-        """The value for people: whole, and rounded down, since ports do not come in parts."""
+        """The value for people: whole, and rounded down, since ports do not come in parts.
+
+        Ports needed are rounded up: one that is needed half of the time is needed.
+        """
+        if self.key == "needed":
+            return f"{math.ceil(self.value):,}"
         if self.value < 10 and self.value != int(self.value):
             return f"{self.value:.2f}"
         return f"{int(self.value):,}"

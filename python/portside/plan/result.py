@@ -103,10 +103,9 @@ def _verdict(plan: Plan) -> str:
     towards = f"towards {s.name}" if s.name else "towards one destination"
     if plan.verdict is Verdict.OPEN:
         return f"{rate_text(arithmetic.safe(s))} in all are safe; {_limits(s, towards)}."
-    # A port that is needed half of the time is needed.
-    need, load = math.ceil(arithmetic.needed(s)), _load(s)
-    ports = "source port" if need == 1 else "source ports"
-    has = f"{load} need {need:,} {ports} {towards}, and there are {s.tuples:,}"
+    need, load = plan.figure("needed").text, _load(s)
+    ports = "source port" if need == "1" else "source ports"
+    has = f"{load} need {need} {ports} {towards}, and there are {s.tuples:,}"
     if plan.verdict is Verdict.ENOUGH:
         return f"Yes: {has}."
     if plan.verdict is Verdict.TIGHT:

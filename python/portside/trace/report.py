@@ -87,6 +87,7 @@ class Report:
         forgotten: given up for want of room; their ends are missing.
         pairs: the one with the most closes first.
         notes: what a reader must know besides, such as a file that was cut off.
+        damage: where the file breaks, in a sentence; what came before is told. "": it does not.
     """
 
     ports: tuple[int, ...]
@@ -98,6 +99,7 @@ class Report:
     forgotten: int
     pairs: tuple[PairReport, ...]
     notes: tuple[str, ...] = field(default=())
+    damage: str = ""
 
     @property
     def ended(self) -> int:

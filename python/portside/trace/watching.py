@@ -10,11 +10,12 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from portside.trace import report as reports
-from portside.trace.capture_file import CaptureFile
+from portside.trace.capture_file import CaptureFile, Packet
 from portside.trace.errors import TraceError
 from portside.trace.filter import MOST_PORTS
 from portside.trace.live import LiveTrace
@@ -83,7 +84,8 @@ def read(
     """What a pcap or pcapng file holds; "-" is standard input.
 
     Raises:
-        TraceError: it cannot be read or is no capture; bad ports.
+        TraceError: it cannot be opened or is no capture; bad ports. What breaks behind the first
+            bytes is in ``Report.damage``.
     """
     _check(ports)
     tracker = Tracker(ports)
@@ -91,7 +93,8 @@ def read(
     with _opened(path) as stream:
         packets = CaptureFile(stream, "standard input" if str(path) == "-" else str(path))
         shown = time.monotonic()
-        for number, packet in enumerate(packets, 1):
+        damage: list[str] = []
+        for number, packet in enumerate(_until_damage(packets, damage), 1):
             if packet.link not in _LINKS:
                 strange.add(packet.link)
                 continue
@@ -104,7 +107,16 @@ def read(
                 if show is not None and time.monotonic() - shown >= SHOW_EVERY_S:
                     show(reports.make(tracker))
                     shown = time.monotonic()
-    return reports.make(tracker, notes=_notes(packets, strange))
+    report = reports.make(tracker, notes=_notes(packets, strange))
+    return replace(report, damage="".join(damage))
+
+
+def _until_damage(packets: CaptureFile, damage: list[str]) -> Iterator[Packet]:
+    """The packets; what ends them before the file's end is put into ``damage``."""
+    try:
+        yield from packets
+    except TraceError as error:
+        damage.append(str(error))
 
 
 _LINKS = frozenset(map(int, Link))

@@ -126,7 +126,7 @@ def _times(count: int) -> str:
 
 def doubts(report: Report) -> list[str]:
     """What makes the figures less than exact, each in a sentence; empty when nothing does."""
-    said = list(report.notes)
+    said = [*([report.damage] if report.damage else []), *report.notes]
     if report.dropped:
         share = percent(report.dropped, report.dropped + report.packets)
         said.append(

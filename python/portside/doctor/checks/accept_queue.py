@@ -78,10 +78,13 @@ def _overflowed(facts: Facts) -> Iterator[Finding]:
 
 
 def _longer(facts: Facts) -> Cure:
-    most = max(_LARGE, facts.number(SOMAXCONN))
+    now = facts.number(SOMAXCONN)
+    most = max(_LARGE, now)
+    own = "the program's own backlog (MySQL back_log, HAProxy backlog)"
+    first = f"{SOMAXCONN} = {most}, and {own}" if now < most else own
+    limit = "" if now < most else f"; {SOMAXCONN} = {now} lets it"
     return Cure(
-        f"Longer queues: {SOMAXCONN} = {most}, and the program's own (MySQL back_log, HAProxy"
-        " backlog), then restart it",
+        f"Longer queues: {first}, then restart it{limit}",
         "room for a burst",
         "a program that is stuck keeps its clients waiting for longer",
         {SOMAXCONN: str(most)},

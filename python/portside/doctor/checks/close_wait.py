@@ -15,14 +15,14 @@ _MOST: Final = 3
 
 
 def check(facts: Facts) -> Iterator[Finding]:
-    """Pairs with many of them; a program that closes in time has a handful."""
+    """Pairs with many that stay; a program that closes a moment later always has some."""
     flows = facts.sockets.flows if facts.sockets else ()
     leaky: dict[str, int] = {}
     alive: dict[str, int] = {}
     for flow in flows:
         # Clients of a listener are one leak, however many they are.
         name = f"clients of {flow.ours}" if flow.incoming else f"{flow.ours} -> {flow.theirs}"
-        leaky[name] = leaky.get(name, 0) + flow.count(State.CLOSE_WAIT)
+        leaky[name] = leaky.get(name, 0) + flow.count(State.CLOSE_WAIT) - flow.closed_soon
         alive[name] = alive.get(name, 0) + flow.count() - flow.count(State.TIME_WAIT)
     owners = [each for each in facts.processes if each.close_wait]
     for name, count in sorted(leaky.items(), key=lambda each: -each[1])[:_MOST]:

@@ -13,7 +13,7 @@ _SOURCE: Final = "MySQL manual, Server Status Variables; MariaDB KB"
 
 
 def check(facts: Facts) -> Iterator[Finding]:
-    """Connections, refusals, aborted clients, blocked hosts."""
+    """Whether it answers at all; connections, refusals, aborted clients, blocked hosts."""
     server = facts.database
     if server is not None and server.refused:
         yield Finding(
@@ -30,6 +30,21 @@ def check(facts: Facts) -> Iterator[Finding]:
             ),
             source=_SOURCE,
             left_s=0.0,
+        )
+    elif server is not None and server.unreachable:
+        yield Finding(
+            id="mysql-unreachable",
+            severity=Severity.CRITICAL,
+            title=f"{server.address} gave no counters: {server.unreachable}",
+            cures=(
+                Cure(
+                    "See whether the server runs and listens there (ss -ltn on its host), whether"
+                    " a firewall is between, and whether user and password are right",
+                    "the server's side is examined too; this host's is complete without it",
+                    "none known",
+                ),
+            ),
+            source=_SOURCE,
         )
     elif server is not None:
         yield from _connections(server)

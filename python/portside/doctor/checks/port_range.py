@@ -29,11 +29,12 @@ def widen(facts: Facts) -> Cure:
     settings = {RANGE: f"{low} {high}"}
     if inside:
         settings[RESERVED] = spans(inside)
+    left = range_size({**facts.sysctls, **settings})
     return Cure(
         f"At once: widen the kernel's range to {low}-{high}, and reserve what listens or is bound"
         " there: --sysctl-file - prints both lines",
-        f"{high - low + 1:,} ports instead of {range_size(facts.sysctls):,}:"
-        f" {(high - low + 1) / 60:,.0f} connections/s per destination",
+        f"{left:,} ports remain, instead of {range_size(facts.sysctls):,}: {left / 60:,.0f}"
+        " connections/s per destination",
         "a listener that is not running now, or a proxy's own ports, belong into"
         f" {RESERVED} too; past half of it connect() takes 5 ms ({MEASURED})",
         settings,
@@ -54,6 +55,7 @@ def spans(ports: Iterable[int]) -> str:
 def check(facts: Facts) -> Iterator[Finding]:
     """A range that is narrower than it may be."""
     size = range_size(facts.sysctls)
+    wider = widen(facts)
     if size < _WIDE_ENOUGH:
         yield Finding(
             id="port-range",
@@ -61,6 +63,6 @@ def check(facts: Facts) -> Iterator[Finding]:
             title=f"the kernel chooses among {size:,} source ports: {size / 60:,.0f} connections/s"
             " per destination when this host closes first",
             evidence=(f"{RANGE} = {facts.sysctls.get(RANGE, '?')}; {size:,} ports / 60 s",),
-            cures=(widen(facts),),
+            cures=(wider,) if range_size({**facts.sysctls, **wider.sysctls}) > size else (),
             source="the article; ip(7)",
         )
