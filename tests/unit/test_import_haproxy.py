@@ -14,7 +14,6 @@ from portside.config import Config, loads
 from portside.errors import ConfigError, PortsideError
 from portside.importer.haproxy import vouch
 from portside.importer.imported import Imported, NothingImported, import_haproxy
-from portside.importer.notes import presentable
 
 Import = Callable[..., Imported]
 
@@ -301,30 +300,6 @@ def test_every_line_of_every_file_has_a_fate(file: Path) -> None:
         assert row.note or row.outcome == "carried", row
         if row.outcome != "carried":
             assert f"# {row.line}: {row.text}" in done.text.splitlines(), row
-
-
-SECRETS = [
-    "stats auth admin:sesame",
-    "user bob insecure-password sesame",
-    "user bob password '$5$a sesame'",
-    "http-check send hdr Authorization Basic\\ sesame",
-    "http-request set-header X-Api-Key sesame",
-    "tcp-check send AUTH\\ sesame\\r\\n",
-    "setenv DBPASS sesame",
-    "option httpchk GET /?token=sesame HTTP/1.0",
-    "http-request redirect location http://me:sesame@example.com/",
-    "cluster-secret sesame",
-    'mysql_users: { username="a", password = "sesame, \\"x" }',
-]
-
-
-@pytest.mark.parametrize("line", SECRETS)
-def test_secrets_are_hidden(line: str) -> None:
-    shown = presentable(line)
-    assert "sesame" not in shown and "***" in shown
-    assert presentable("server db1 10.0.0.11:3306 check weight 3") == (
-        "server db1 10.0.0.11:3306 check weight 3"
-    )
 
 
 def test_no_check_is_no_check(imported: Import) -> None:

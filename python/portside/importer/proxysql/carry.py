@@ -7,6 +7,7 @@ sharing server connections (users, multiplexing, rules, the cache) is named and 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +26,9 @@ from portside.importer.draft import (
     hoist,
     reduced,
 )
-from portside.importer.notes import Line, presentable
+from portside.importer.notes import Line
 from portside.importer.proxysql.libconfig import Node
+from portside.importer.proxysql.shown import shown
 from portside.importer.write import Group, Origin
 
 MONITOR_VARIABLE: Final = "PORTSIDE_MONITOR_PASSWORD"
@@ -84,8 +86,9 @@ class Row:
         text = self.text(name, *others)
         if not text:
             return default
-        if not text.isdigit():
-            raise ConfigError((self.line.problem(f'{name}: "{text}" is no whole number'),))
+        if not re.fullmatch(r"[0-9]{1,18}", text):
+            short = text if len(text) <= 20 else f"{text[:20]}..."
+            raise ConfigError((self.line.problem(f'{name}: "{short}" is no whole number'),))
         return int(text)
 
 
@@ -166,7 +169,7 @@ class _Maker:
         entries = node.value if isinstance(node.value, list) else [node]
         found = []
         for entry in entries:
-            text = presentable(" ".join(f"{table}: {entry.text}".split()))
+            text = f"{table}: {shown(table, entry)}"
             values = entry.value if isinstance(entry.value, dict) else {}
             found.append(Row(Line(self.name, entry.line, text), values))
         return found
@@ -176,7 +179,7 @@ class _Maker:
         values = node.value if node is not None and isinstance(node.value, dict) else {}
         for written, value in values.items():
             name = written.removeprefix("mysql-")
-            line = Line(self.name, value.line, presentable(f"{written} = {value.text}"))
+            line = Line(self.name, value.line, f"{written} = {shown(name, value)}")
             row = Row(line, {"value": value})
             self._variables[name] = row
             self.variable_lines.append(line)
