@@ -361,8 +361,33 @@ def test_backups(imported: Import) -> None:
     service = config(done).services[0]
     assert [member.backup for member in service.servers] == [False, True, True]
     assert service.failback == "auto" and service.on_down == "keep-sessions"
-    assert_fate(done, backup.format(3, 13), "changed: every backup takes its share")
-    assert imported(f"{text}    option allbackups\n").counts["changed"] == 0
+    assert service.balance == "first" and done.counts["changed"] == 0
+    every = imported(f"{text}    option allbackups\n")
+    assert config(every).services[0].balance == "roundrobin" and every.counts["changed"] == 0
+
+
+BACKUPS: list[tuple[list[str], str | None]] = [
+    (["", "backup", "backup"], "first"),
+    (["weight 5", "backup weight 9", "backup maxconn 9"], "first"),
+    (["maxconn 9", "backup", "backup"], "first"),
+    (["backup", "backup"], "first"),
+    (["", "", "backup"], "roundrobin"),
+    (["", "", "backup", "backup"], None),
+    (["", "backup maxconn 9", "backup"], None),
+]
+
+
+@pytest.mark.parametrize(("options", "balance"), BACKUPS, ids=str)
+def test_one_backup_at_a_time_or_a_warning(
+    imported: Import, options: list[str], balance: str | None
+) -> None:
+    """HAProxy uses its first backup alone; None: Portside would use several, and says so."""
+    lines = [f"server db{n} 10.0.0.1{n}:3306 check {o}".strip() for n, o in enumerate(options)]
+    done = imported(LISTEN + "".join(f"    {line}\n" for line in lines))
+    service = config(done).services[0]
+    warned = {row.text for row in done.rows if row.note.startswith("ATTENTION, several backups")}
+    assert service.balance == (balance or "roundrobin")
+    assert warned == ({line for line in lines if "backup" in line} if balance is None else set())
 
 
 def test_one_server_of_two_backends_is_one_server(imported: Import) -> None:
