@@ -390,6 +390,27 @@ def test_one_backup_at_a_time_or_a_warning(
     assert warned == ({line for line in lines if "backup" in line} if balance is None else set())
 
 
+@pytest.mark.parametrize("role", ["", " backup"])
+def test_stick_on_dst_keeps_one_server(imported: Import, role: str) -> None:
+    """HAProxy sends everybody to the server in the table, also when the first one is back."""
+    done = imported(
+        f"{LISTEN}    stick-table type ip size 1\n    stick on dst\n{SERVER}"
+        f"    server db2 10.0.0.12:3306 check{role}\n    server db3 10.0.0.13:3306 check{role}\n"
+    )
+    service = config(done).services[0]
+    assert [member.backup for member in service.servers] == [False, True, True]
+    assert (service.balance, service.failback) == ("first", "manual")
+    assert_fate(done, "stick on dst", "changed: ATTENTION, one server takes every session")
+
+
+def test_a_tcp_check_of_the_servers_own_port_is_no_weaker(imported: Import) -> None:
+    for port, outcome in ((3306, "carried"), (9200, "changed")):
+        done = imported(
+            f"{LISTEN}    option tcp-check\n    tcp-check connect port {port}\n{SERVER}"
+        )
+        assert fates(done, "option tcp-check")[0][0] == outcome
+
+
 def test_one_server_of_two_backends_is_one_server(imported: Import) -> None:
     """HAProxy's maxconn counts for each backend, so the sum is what the server has seen."""
     text = (

@@ -48,7 +48,10 @@ class ServiceKeys:
         self._limit(keys, bounds)
         self._retries(keys)
         self._timeouts(keys)
+        stuck = self._stuck()
         self._servers_gone(keys)
+        if stuck:
+            keys["failback"] = "manual"
         self._closes()
         self._keepalive()
         self._quiet()
@@ -159,6 +162,23 @@ class ServiceKeys:
             every.carried("every backup takes part, always")
         elif len(backups) > 1:
             self._one_backup(keys, backups)
+
+    def _stuck(self) -> bool:
+        """`stick on dst`: every client on one server, and it stays when another one returns."""
+        line = self.back.settings.get("stick")
+        if line is None or line.words[1:3] != ("on", "dst") or len(self.instances) < 2:
+            return False
+        if {"if", "unless"} & set(line.words):
+            return False
+        first = next((one for one in self.instances if one.weight and not one.is_backup), None)
+        for one in self.instances:
+            one.is_backup = one is not (first or self.instances[0])
+        line.changed(
+            "ATTENTION, one server takes every session, the others are backups, and failback ="
+            ' "manual": a server that was replaced waits for portside switch, also when it is the'
+            " last one left"
+        )
+        return True
 
     def _one_backup(self, keys: Keys, backups: Sequence[Instance]) -> None:
         """HAProxy uses the first backup that is up, alone; `first` is the same over one server.
