@@ -346,6 +346,14 @@ def test_a_bind_that_takes_proxy_headers_is_a_service_of_its_own(imported: Impor
     assert [str(one) for one in proxied.accept_proxy] == ["0.0.0.0/0", "::/0"]
 
 
+def test_rules_before_the_header_count_for_the_plain_bind(imported: Import) -> None:
+    rule = "tcp-request connection reject if !{ src 10.0.0.0/8 }"
+    done = imported(f"{LISTEN}    bind 10.0.0.5:3307 accept-proxy\n    {rule}\n{SERVER}")
+    plain, proxied = config(done).services
+    assert ([str(one) for one in plain.allow], proxied.allow) == (["10.0.0.0/8"], ())
+    assert_fate(done, rule, "dropped: ATTENTION, service db-proxy lets everybody in: tcp-request")
+
+
 def test_unix_sockets_of_an_unknown_owner_lose_him(imported: Import) -> None:
     line = "bind /run/db.sock user nobody_like_him mode 600"
     done = imported(f"listen db\n    {line}\n{SERVER}")
