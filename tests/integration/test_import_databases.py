@@ -84,7 +84,8 @@ def test_proxysqls_hostgroups_follow_the_roles(trio, folder, run_portside, monke
 
 
 @pytest.mark.haproxy
-def test_the_canary_of_the_document(haproxy, folder, run_portside, capsys):
+@pytest.mark.parametrize("check", ["plain", "httpchk"])
+def test_the_canary_of_the_document(check, haproxy, folder, run_portside, capsys):
     """A weighted server line in HAProxy sends one session in ten to Portside, with its client."""
     with seen_servers(1) as servers:
         beside, front = free_port(), free_port()
@@ -94,18 +95,26 @@ def test_the_canary_of_the_document(haproxy, folder, run_portside, capsys):
             f"    timeout server 1m\nlisten db\n    bind 127.0.0.1:{front}\n"
             f"    server db1 127.0.0.1:{servers.ports[0]} check weight 90 source 127.0.0.31\n"
         )
-        (line,) = re.findall(r"^    (server portside .*)$", DOCUMENT.read_text(), re.MULTILINE)
-        keys = re.findall(
-            r"^    ((?:accept_proxy|probe_networks) = .*)$", DOCUMENT.read_text(), re.MULTILINE
+        document = DOCUMENT.read_text()
+        checked, tracking = re.findall(r"^    (server portside .*\n)", document, re.MULTILINE)
+        (alive,) = re.findall(
+            r"^    (backend portside-alive\n(?: {8}.*\n)+)", document, re.MULTILINE
         )
-        assert len(keys) == 2
+        (keys, *_) = re.findall(
+            r"^    (accept_proxy = .*\n)    (probe_.*\n)", document, re.MULTILINE
+        )
+        canary = checked
+        if check == "httpchk":
+            kind = f"    option httpchk\n    default-server port {servers.http_port}\n"
+            plain = plain.replace("    server db1", f"{kind}    server db1")
+            canary = tracking + alive
         file.write_text(plain)
         text = imported(file, capsys).replace(f"127.0.0.1:{front}", f"127.0.0.1:{beside}")
         text = text.replace('addresses = ["127.0.0.31"]', 'addresses = ["127.0.0.32"]')
         service = '[[service]]\nname = "db"\n'
         assert service in text
-        instance = run_portside(text.replace(service, "\n".join([service, *keys, ""])))
-        file.write_text(f"{plain}    {line.replace('127.0.0.1:13306', f'127.0.0.1:{beside}')}\n")
+        instance = run_portside(text.replace(service, "".join([service, *keys])))
+        file.write_text(f"{plain}    {canary.replace('13306', str(beside))}")
         with HAProxy(haproxy, file, {}, folder, [("127.0.0.1", front)]):
             servers.tell("reset")
             load = Load(

@@ -54,9 +54,11 @@ class Case:
 CASES = [
     Case("article-sources", ("PORT1", "PORT2")),
     Case("article-ports", ("PORT1", "PORT2")),
+    Case("article-sources-differ", ("PORT1", "PORT2")),
     Case("weighted-reads"),
     Case("write-backup", down=0),
     Case("several-backups", down=0),
+    Case("backups-in-order", down=0),
     # Few sessions at a time leave leastconn nothing to go by but its own order among equals.
     Case("galera-leastconn", off_by=0.1, concurrency=30),
     Case("galera-clustercheck"),

@@ -14,7 +14,6 @@ from portside.config import Config, loads
 from portside.errors import ConfigError, PortsideError
 from portside.importer.haproxy import vouch
 from portside.importer.imported import Imported, NothingImported, import_haproxy
-from portside.importer.notes import presentable
 
 Import = Callable[..., Imported]
 
@@ -303,30 +302,6 @@ def test_every_line_of_every_file_has_a_fate(file: Path) -> None:
             assert f"# {row.line}: {row.text}" in done.text.splitlines(), row
 
 
-SECRETS = [
-    "stats auth admin:sesame",
-    "user bob insecure-password sesame",
-    "user bob password '$5$a sesame'",
-    "http-check send hdr Authorization Basic\\ sesame",
-    "http-request set-header X-Api-Key sesame",
-    "tcp-check send AUTH\\ sesame\\r\\n",
-    "setenv DBPASS sesame",
-    "option httpchk GET /?token=sesame HTTP/1.0",
-    "http-request redirect location http://me:sesame@example.com/",
-    "cluster-secret sesame",
-    'mysql_users: { username="a", password = "sesame, \\"x" }',
-]
-
-
-@pytest.mark.parametrize("line", SECRETS)
-def test_secrets_are_hidden(line: str) -> None:
-    shown = presentable(line)
-    assert "sesame" not in shown and "***" in shown
-    assert presentable("server db1 10.0.0.11:3306 check weight 3") == (
-        "server db1 10.0.0.11:3306 check weight 3"
-    )
-
-
 def test_no_check_is_no_check(imported: Import) -> None:
     done = imported(f"{LISTEN}    server db1 10.0.0.11:3306\n")
     assert config(done).servers[0].check is None
@@ -371,6 +346,14 @@ def test_a_bind_that_takes_proxy_headers_is_a_service_of_its_own(imported: Impor
     assert [str(one) for one in proxied.accept_proxy] == ["0.0.0.0/0", "::/0"]
 
 
+def test_rules_before_the_header_count_for_the_plain_bind(imported: Import) -> None:
+    rule = "tcp-request connection reject if !{ src 10.0.0.0/8 }"
+    done = imported(f"{LISTEN}    bind 10.0.0.5:3307 accept-proxy\n    {rule}\n{SERVER}")
+    plain, proxied = config(done).services
+    assert ([str(one) for one in plain.allow], proxied.allow) == (["10.0.0.0/8"], ())
+    assert_fate(done, rule, "dropped: ATTENTION, service db-proxy lets everybody in: tcp-request")
+
+
 def test_unix_sockets_of_an_unknown_owner_lose_him(imported: Import) -> None:
     line = "bind /run/db.sock user nobody_like_him mode 600"
     done = imported(f"listen db\n    {line}\n{SERVER}")
@@ -386,8 +369,54 @@ def test_backups(imported: Import) -> None:
     service = config(done).services[0]
     assert [member.backup for member in service.servers] == [False, True, True]
     assert service.failback == "auto" and service.on_down == "keep-sessions"
-    assert_fate(done, backup.format(3, 13), "changed: every backup takes its share")
-    assert imported(f"{text}    option allbackups\n").counts["changed"] == 0
+    assert service.balance == "first" and done.counts["changed"] == 0
+    every = imported(f"{text}    option allbackups\n")
+    assert config(every).services[0].balance == "roundrobin" and every.counts["changed"] == 0
+
+
+BACKUPS: list[tuple[list[str], str | None]] = [
+    (["", "backup", "backup"], "first"),
+    (["weight 5", "backup weight 9", "backup maxconn 9"], "first"),
+    (["maxconn 9", "backup", "backup"], "first"),
+    (["backup", "backup"], "first"),
+    (["", "", "backup"], "roundrobin"),
+    (["", "", "backup", "backup"], None),
+    (["", "backup maxconn 9", "backup"], None),
+]
+
+
+@pytest.mark.parametrize(("options", "balance"), BACKUPS, ids=str)
+def test_one_backup_at_a_time_or_a_warning(
+    imported: Import, options: list[str], balance: str | None
+) -> None:
+    """HAProxy uses its first backup alone; None: Portside would use several, and says so."""
+    lines = [f"server db{n} 10.0.0.1{n}:3306 check {o}".strip() for n, o in enumerate(options)]
+    done = imported(LISTEN + "".join(f"    {line}\n" for line in lines))
+    service = config(done).services[0]
+    warned = {row.text for row in done.rows if row.note.startswith("ATTENTION, several backups")}
+    assert service.balance == (balance or "roundrobin")
+    assert warned == ({line for line in lines if "backup" in line} if balance is None else set())
+
+
+@pytest.mark.parametrize("role", ["", " backup"])
+def test_stick_on_dst_keeps_one_server(imported: Import, role: str) -> None:
+    """HAProxy sends everybody to the server in the table, also when the first one is back."""
+    done = imported(
+        f"{LISTEN}    stick-table type ip size 1\n    stick on dst\n{SERVER}"
+        f"    server db2 10.0.0.12:3306 check{role}\n    server db3 10.0.0.13:3306 check{role}\n"
+    )
+    service = config(done).services[0]
+    assert [member.backup for member in service.servers] == [False, True, True]
+    assert (service.balance, service.failback) == ("first", "manual")
+    assert_fate(done, "stick on dst", "changed: ATTENTION, one server takes every session")
+
+
+def test_a_tcp_check_of_the_servers_own_port_is_no_weaker(imported: Import) -> None:
+    for port, outcome in ((3306, "carried"), (9200, "changed")):
+        done = imported(
+            f"{LISTEN}    option tcp-check\n    tcp-check connect port {port}\n{SERVER}"
+        )
+        assert fates(done, "option tcp-check")[0][0] == outcome
 
 
 def test_one_server_of_two_backends_is_one_server(imported: Import) -> None:

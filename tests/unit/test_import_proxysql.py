@@ -133,6 +133,84 @@ def test_hostgroups_without_replication(imported: Import, monkeypatch: pytest.Mo
     assert addresses == ["[::1]:3307", "unix:/run/mysqld.sock", "db.example.com:3306"]
 
 
+NODES = "".join(f'{{address="n{n}" hostgroup=10 weight={w}}},' for n, w in ((1, 1), (2, 9), (3, 1)))
+CLUSTERS = [
+    ("mysql_galera_hostgroups", "max_writers=1", ("first", "none", None), "one node takes the writes"),
+    ("mysql_galera_hostgroups", "", ("first", "none", None), "one node takes the writes"),
+    ("mysql_galera_hostgroups", "max_writers=2", ("roundrobin", "none", None), "writes go to every node alike, not to 2"),
+    ("mysql_group_replication_hostgroups", "max_writers=1", ("first", "writable", "auto"), 'require = "writable"'),
+    ("mysql_group_replication_hostgroups", "max_writers=3", ("roundrobin", "writable", None), "not to 3 of them"),
+    ("mysql_aws_aurora_hostgroups", "", ("first", "writable", "auto"), 'require = "writable"'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("table", "more", "keys", "note"), CLUSTERS)
+def test_a_cluster_has_one_writer_or_a_warning(
+    imported: Import,
+    monkeypatch: pytest.MonkeyPatch,
+    table: str,
+    more: str,
+    keys: tuple[str, str, str | None],
+    note: str,
+) -> None:
+    done = imported(
+        f'mysql_servers=({NODES}{{address="n4" hostgroup=12 weight=99}})\n'
+        f"{table}=({{writer_hostgroup=10 backup_writer_hostgroup=11 reader_hostgroup=12 {more}}})"
+    )
+    write, read = config(done, monkeypatch).services
+    assert (write.name, str(write.listen[0].address)) == ("write", "0.0.0.0:6033")
+    assert (write.balance, write.require) == keys[:2]
+    if keys[0] == "first":
+        assert [(one.name, one.backup) for one in write.servers] == [
+            ("n2", False), ("n1", True), ("n3", True), ("n4", True)
+        ]  # fmt: skip
+        assert write.failback == (keys[2] or "manual")
+    assert read.require == ("replicating" if keys[1] == "writable" else "none")
+    (row,) = [row for row in done.rows if row.text.startswith(table)]
+    assert row.note.startswith("ATTENTION") and note in row.note
+
+
+def test_a_cluster_that_is_not_active(imported: Import, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = "writer_hostgroup=10 reader_hostgroup=12 active=0"
+    done = imported(f"mysql_servers=({NODES})\nmysql_galera_hostgroups=({{{row}}})")
+    assert [one.name for one in config(done, monkeypatch).services] == ["hostgroup-10"]
+
+
+def test_writes_keep_proxysqls_port(imported: Import, monkeypatch: pytest.MonkeyPatch) -> None:
+    readers = FULL.replace("default_hostgroup=10", "default_hostgroup=20")
+    done = imported(readers)
+    assert [one.name for one in config(done, monkeypatch).services] == ["write", "read"]
+    notes = [row.note for row in done.rows if row.text.startswith("mysql_users")]
+    said = "ATTENTION, this account's default hostgroup 20 is service read on a port of its own"
+    assert len(notes) == 4 and sum(note.startswith(said) for note in notes) == 2
+
+
+def test_lags_that_differ_are_named(imported: Import) -> None:
+    done = imported(FULL)
+    notes = [row.note for row in done.rows if row.what == "max_replication_lag"]
+    assert notes == ["max_lag = 8s of service read, one for all its servers, instead of none"] * 2
+
+
+@pytest.mark.parametrize(
+    ("interfaces", "listens"),
+    [
+        ("0.0.0.0:6033;[::]:6033", [["[::]:6033"], ["[::]:6034"]]),
+        ("0.0.0.0:6033;0.0.0.0:6033", [["0.0.0.0:6033"], ["0.0.0.0:6034"]]),
+        ("0.0.0.0:6033;0.0.0.0:6034", [["0.0.0.0:6033", "0.0.0.0:6034"], ["0.0.0.0:6035", "0.0.0.0:6036"]]),
+        ("10.0.0.1:6033;/tmp/p.sock", [["10.0.0.1:6033", "unix:/tmp/p.sock"], ["10.0.0.1:6034"]]),
+    ],
+)  # fmt: skip
+def test_interfaces(
+    imported: Import, monkeypatch: pytest.MonkeyPatch, interfaces: str, listens: list[list[str]]
+) -> None:
+    done = imported(
+        f'mysql_variables={{interfaces="{interfaces}"}}\n'
+        'mysql_servers=({address="a" hostgroup=1},{address="b" hostgroup=2})'
+    )
+    found = config(done, monkeypatch).services
+    assert [[str(one.address) for one in service.listen] for service in found] == listens
+
+
 def test_proxysqls_files_are_known_by_their_tables(tmp_path: Path) -> None:
     file = tmp_path / "any.name"
     for text, is_it in (

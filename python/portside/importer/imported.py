@@ -28,7 +28,7 @@ from portside.importer.write import Origin, toml
 # A configuration is written by people or their tools; a larger file is the wrong file.
 _MAX_BYTES: Final = 16 * 1024 * 1024
 _PROXYSQL: Final = re.compile(
-    r"^\s*(?:mysql|admin)_(?:servers|users|variables)\s*[=:]", re.MULTILINE
+    r"^[ \t]*(?:mysql|admin)_(?:servers|users|variables)[ \t\r\n]{0,80}[=:]", re.MULTILINE
 )
 
 

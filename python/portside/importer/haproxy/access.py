@@ -30,13 +30,14 @@ class _NotPlain(Exception):
     pass
 
 
-def read(proxy: Proxy, *, takes_proxy: bool) -> Access:
+def read(proxy: Proxy, *, takes_proxy: bool, who: str = "this service") -> Access:
     """The rules of a frontend or listen; empty where they are not plain (the lines say so).
 
     Args:
         proxy: whose `acl` and `tcp-request` lines.
         takes_proxy: a listener of it takes PROXY headers: `tcp-request connection` looks at the
             address before the header, Portside at the one in it.
+        who: whom the rules are for, where there are two.
     """
     rules = [
         line
@@ -51,9 +52,7 @@ def read(proxy: Proxy, *, takes_proxy: bool) -> Access:
         access = reading.conclude(takes_proxy)
     except _NotPlain as reason:
         for line in rules:
-            line.dropped(
-                f"ATTENTION, this service lets everybody in: {reason}; write allow and deny"
-            )
+            line.dropped(f"ATTENTION, {who} lets everybody in: {reason}; write allow and deny")
         return Access()
     used = [line for name in reading.used for line in acls[name][1]]
     for line in (*rules, *used):

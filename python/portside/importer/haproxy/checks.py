@@ -144,7 +144,8 @@ class CheckReader:
         rules = [
             rule
             for rule in self.back.lists.get("tcp-check", ())
-            if rule.words[1:2] != ("comment",) and rule.words[1:] != ("connect",)
+            if rule.words[1:2] != ("comment",)
+            and rule.words[1:] not in (("connect",), ("connect", "port", self.own_port))
         ]
         for rule in self.back.lists.get("tcp-check", ()):
             if rule in rules:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+_DEPTH_MAX: Final = 50
+_SHOWN: Final = 40
 _TOKEN: Final = re.compile(r"\s*(&&|\|\||!|\(|\)|-?\d+|[a-z_]+\()")
 
 
@@ -46,10 +48,11 @@ def holds(expression: str, environment: Mapping[str, str], facts: Facts | None) 
 class _Parser:
     def __init__(self, text: str, environment: Mapping[str, str], facts: Facts | None) -> None:
         self._text, self._environment, self._facts = text, environment, facts
-        self._at = 0
+        self._at = self._depth = 0
 
     def rest(self) -> str:
-        return self._text[self._at :].strip()
+        text = self._text[self._at :].strip()
+        return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
     def either(self) -> bool:
         value = self._both()
@@ -66,10 +69,18 @@ class _Parser:
         return value
 
     def _one(self) -> bool:
-        if self._take("!"):
-            return not self._one()
+        is_negated = False
+        while self._take("!"):
+            is_negated = not is_negated
+        return self._plain() != is_negated
+
+    def _plain(self) -> bool:
         if self._take("("):
+            self._depth += 1
+            if self._depth > _DEPTH_MAX:
+                raise NotPlain(f"more than {_DEPTH_MAX} parentheses in each other")
             value = self.either()
+            self._depth -= 1
             if not self._take(")"):
                 raise NotPlain("a parenthesis is not closed")
             return value
@@ -80,7 +91,7 @@ class _Parser:
         token = found[1]
         if token.endswith("("):
             return self._call(token[:-1], self._arguments())
-        return int(token) != 0
+        return token.strip("-0") != ""
 
     def _take(self, token: str) -> bool:
         found = _TOKEN.match(self._text, self._at)
@@ -116,4 +127,5 @@ class _Parser:
 
 def numbers(version: str) -> tuple[int, ...]:
     """The numbers of a version up to its suffix: "2.4-dev19" -> (2, 4)."""
-    return tuple(int(part) for part in re.split(r"[^\d.]", version)[0].split(".") if part)
+    plain = re.split(r"[^0-9.]", version)[0]
+    return tuple(int(part[:9]) for part in plain.split(".") if part)

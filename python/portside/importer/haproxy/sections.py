@@ -13,11 +13,15 @@ from typing import Final
 
 from portside.errors import Problem
 from portside.importer.haproxy.conditions import Facts, NotPlain, holds
+from portside.importer.haproxy.shown import shown
 from portside.importer.haproxy.words import BadLine, split
-from portside.importer.notes import Line, presentable
+from portside.importer.notes import Line
 
 # MAX_LINE_ARGS of HAProxy.
 _WORDS_MAX: Final = 64
+# 64 words of 256 characters; without a bound a hostile file is slow to read.
+_LINE_MAX: Final = 16_384
+_NESTED_MAX: Final = 50
 _KINDS: Final = frozenset(
     [
         "global",
@@ -135,8 +139,14 @@ class _Reader:
         self._section: Section | None = None
         for number, raw in enumerate(text.split("\n"), 1):
             stripped = raw.strip()
-            if stripped and not stripped.startswith("#"):
-                self._line(Statement(name, number, presentable(stripped)), raw)
+            if not stripped or stripped.startswith("#"):
+                continue
+            line = Statement(name, number, shown(stripped[:_LINE_MAX]))
+            if len(raw) > _LINE_MAX:
+                message = f"longer than {_LINE_MAX:,} characters: no line for HAProxy"
+                self.problems.append(line.problem(message))
+            else:
+                self._line(line, raw)
         for block in self._blocks:
             self.problems.append(block.opened.problem("this .if has no .endif"))
         self._blocks.clear()
@@ -214,7 +224,9 @@ class _Reader:
     def _directive(self, line: Statement, words: list[str]) -> None:
         keyword, expression = words[0], " ".join(words[1:])
         self._keep(line)
-        if keyword == ".if":
+        if keyword == ".if" and len(self._blocks) >= _NESTED_MAX:
+            self.problems.append(line.problem(f"more than {_NESTED_MAX} .if in each other"))
+        elif keyword == ".if":
             outer = not any(not block.in_force for block in self._blocks)
             block = _Block(line, outer, False, False, "")
             self._blocks.append(block)

@@ -126,26 +126,17 @@ class Builder:
         self, front: Proxy, back: Proxy, bounds: Sequence[Bound], instances: Sequence[Instance]
     ) -> None:
         with_proxy = [bound for bound in bounds if bound.accepts_proxy]
-        rules = access.read(front, takes_proxy=bool(with_proxy))
+        plain = [bound for bound in bounds if not bound.accepts_proxy]
         keys = ServiceKeys(front, back, instances).read(bounds)
-        for key, networks in (("allow", rules.allow), ("deny", rules.deny)):
-            if networks:
-                keys[key] = list(dict.fromkeys(networks))
         members = self._members(back, instances, keys)
         sections = dict.fromkeys((front.section, back.section))
         lines: list[Line] = [line for one in sections for line in (one.head, *one.lines)]
         for section in sections:
             section.head.carried("[[service]]")
-        groups = [[bound for bound in bounds if not bound.accepts_proxy], with_proxy]
-        for group in groups:
-            if not group:
-                continue
-            own = dict(keys)
+        for group in filter(None, (plain, with_proxy)):
             takes_proxy = group is with_proxy
-            networks = list(access.EVERYBODY) if takes_proxy else rules.accept_proxy
-            if networks:
-                own["accept_proxy"] = list(dict.fromkeys(networks))
-            suffix = "-proxy" if takes_proxy and groups[0] else ""
+            suffix = "-proxy" if takes_proxy and plain else ""
+            own = {**keys, **_access(front, takes_proxy, suffix)}
             name = self._names.free(f"{front.name}{suffix}", f"{front.name}{suffix}-service")
             listen = _without_double(group)
             service = Service(name, listen, [Member(**vars(m)) for m in members], own, lines)
@@ -217,6 +208,15 @@ class _Catalogue:
         self.servers.append(server)
         known.append((server, {back.name}))
         return server
+
+
+def _access(front: Proxy, takes_proxy: bool, suffix: str) -> Keys:
+    """Who may come in; the plain listeners of a frontend may have rules that the others cannot."""
+    who = f"service {front.name}{suffix}" if suffix else "this service"
+    rules = access.read(front, takes_proxy=takes_proxy, who=who)
+    proxied = list(access.EVERYBODY) if takes_proxy else rules.accept_proxy
+    lists = {"allow": rules.allow, "deny": rules.deny, "accept_proxy": proxied}
+    return {key: list(dict.fromkeys(networks)) for key, networks in lists.items() if networks}
 
 
 def _share(server: Server, keys: Keys, one: Instance) -> None:

@@ -48,7 +48,10 @@ class ServiceKeys:
         self._limit(keys, bounds)
         self._retries(keys)
         self._timeouts(keys)
+        stuck = self._stuck()
         self._servers_gone(keys)
+        if stuck:
+            keys["failback"] = "manual"
         self._closes()
         self._keepalive()
         self._quiet()
@@ -158,12 +161,43 @@ class ServiceKeys:
         if every is not None:
             every.carried("every backup takes part, always")
         elif len(backups) > 1:
-            for one in backups[1:]:
-                one.line.changed(
-                    "every backup takes its share; HAProxy uses the first one alone. Where only one"
-                    ' may take sessions: require = "writable"',
-                    "backup",
-                )
+            self._one_backup(keys, backups)
+
+    def _stuck(self) -> bool:
+        """`stick on dst`: every client on one server, and it stays when another one returns."""
+        line = self.back.settings.get("stick")
+        if line is None or line.words[1:3] != ("on", "dst") or len(self.instances) < 2:
+            return False
+        if {"if", "unless"} & set(line.words):
+            return False
+        first = next((one for one in self.instances if one.weight and not one.is_backup), None)
+        for one in self.instances:
+            one.is_backup = one is not (first or self.instances[0])
+        line.changed(
+            "ATTENTION, one server takes every session, the others are backups, and failback ="
+            ' "manual": a server that was replaced waits for portside switch, also when it is the'
+            " last one left"
+        )
+        return True
+
+    def _one_backup(self, keys: Keys, backups: Sequence[Instance]) -> None:
+        """HAProxy uses the first backup that is up, alone; `first` is the same over one server.
+
+        A full server passes sessions on to the next one in `first`, and lets them wait in HAProxy.
+        """
+        is_plain = len(self.instances) - len(backups) <= 1 or keys.get("balance") == "first"
+        if is_plain and not any("max_connections" in one.keys for one in backups[:-1]):
+            keys["balance"] = "first"
+            for one in backups:
+                one.line.carried('balance = "first": one backup at a time, in this order')
+            return
+        for one in backups:
+            one.line.changed(
+                "ATTENTION, several backups take sessions at a time, HAProxy uses the first one"
+                " alone: where they are written to, leave one backup (the others weight = 0), or"
+                ' require = "writable"',
+                "backup",
+            )
 
     def _closes(self) -> None:
         line = self.back.has("nolinger")

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from portside.config.units import format_duration
 
-_TIME: Final = re.compile(r"(\d+)(us|ms|s|m|h|d)?")
+_TIME: Final = re.compile(r"([0-9]{1,18})(us|ms|s|m|h|d)?")
 _US_PER: Final = {"us": 1, "ms": 1_000, "s": 10**6, "m": 60 * 10**6, "h": 3600 * 10**6}
 _US_PER_DAY: Final = 86_400 * 10**6
 _MS_MAX: Final = 2**31 - 1
@@ -46,7 +46,7 @@ def duration(ms: int) -> str:
 
 def number(text: str, low: int = 0, high: int = 2**31 - 1) -> int:
     """A whole number within limits."""
-    if not re.fullmatch(r"\d{1,10}", text) or not low <= int(text) <= high:
+    if not re.fullmatch(r"[0-9]{1,10}", text) or not low <= int(text) <= high:
         raise BadValue(f'"{text}" is no number from {low} to {high}')
     return int(text)
 

@@ -16,6 +16,8 @@ from typing import Final
 _ESCAPES: Final = {" ": " ", "\\": "\\", "#": "#", "'": "'", '"': '"'}
 _CONTROL_ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t"}
 _VARIABLE: Final = re.compile(r"\.?[A-Za-z_][A-Za-z0-9_]*|\.[A-Z]+")
+# Variables that hold each other would grow without a bound.
+_EXPANDED_MAX: Final = 65_536
 _SPACES: Final = " \t\v\f"
 _PLAIN: Final = re.compile(r"[^\\\"'#\r\n]*")
 
@@ -37,7 +39,8 @@ def split(line: str, environment: Mapping[str, str], unset: set[str] | None = No
         unset: collects the variables that are not there; they stand for nothing, as in HAProxy.
 
     Raises:
-        BadLine: a quote or brace is not closed, or an escape or a variable's name is none.
+        BadLine: a quote or brace is not closed, an escape or a variable's name is none, or what the
+            variables hold is too long.
     """
     if _PLAIN.fullmatch(line):
         return re.findall(r"[^ \t\v\f]+", line)
@@ -47,7 +50,7 @@ def split(line: str, environment: Mapping[str, str], unset: set[str] | None = No
 class _Splitter:
     def __init__(self, line: str, environment: Mapping[str, str], unset: set[str]) -> None:
         self._line, self._environment, self._unset = line, environment, unset
-        self._at = 0
+        self._at = self._expanded = 0
         self._words: list[str] = []
         self._word: list[str] | None = None
 
@@ -145,6 +148,10 @@ class _Splitter:
         if value is None:
             self._unset.add(name[0])
             value = ""
+        self._expanded += len(value)
+        if self._expanded > _EXPANDED_MAX:
+            message = f"variables make this line longer than {_EXPANDED_MAX:,} characters"
+            raise BadLine(message, dollar + 1)
         if not several:
             self._emit(value)
             return False

@@ -7,7 +7,7 @@ sharing server connections (users, multiplexing, rules, the cache) is named and 
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,8 +25,10 @@ from portside.importer.draft import (
     hoist,
     reduced,
 )
-from portside.importer.notes import Line, presentable
+from portside.importer.notes import Line
+from portside.importer.proxysql.hostgroups import PAIR_TABLES, Plan, Row, plans
 from portside.importer.proxysql.libconfig import Node
+from portside.importer.proxysql.shown import shown
 from portside.importer.write import Group, Origin
 
 MONITOR_VARIABLE: Final = "PORTSIDE_MONITOR_PASSWORD"
@@ -34,10 +36,6 @@ _POOL: Final = "belongs to shared server connections (pool mode), which a relay 
 _TABLES: Final[Mapping[str, str]] = {
     "mysql_query_rules": "a relay looks at no query: the application chooses by the port",
     "mysql_query_rules_fast_routing": "a relay looks at no query: a service for each schema's port",
-    "mysql_galera_hostgroups": 'a check with query = "SELECT @@wsrep_ready", one service for'
-    " writes with a backup",
-    "mysql_group_replication_hostgroups": 'require = "writable" and "replicating" follow read_only',
-    "mysql_aws_aurora_hostgroups": 'require = "writable" and "replicating" follow read_only',
     "scheduler": 'a check of your own is Python: [check] type = "python"',
     "proxysql_servers": "no cluster: each Portside decides by its own checks; give all one file",
     "admin_variables": "admin.socket, to which the portside commands speak",
@@ -60,33 +58,6 @@ _NUMBERS: Final[Mapping[str, str]] = {
     "max_connections": "portside.max_sessions",
     "monitor_ping_max_failures": "check.fall",
 }
-_NO_HOSTGROUP: Final = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One entry of a table and the line that it begins in."""
-
-    line: Line
-    values: Mapping[str, Node]
-
-    def text(self, *names: str) -> str:
-        """The first of these that is there, as a text; else ""."""
-        node = next((self.values[name] for name in names if name in self.values), None)
-        return "" if node is None else str(node.value)
-
-    def number(self, name: str, *others: str, default: int = 0) -> int:
-        """The same as a whole number.
-
-        Raises:
-            ConfigError: it is none.
-        """
-        text = self.text(name, *others)
-        if not text:
-            return default
-        if not text.isdigit():
-            raise ConfigError((self.line.problem(f'{name}: "{text}" is no whole number'),))
-        return int(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,16 +110,20 @@ class _Maker:
     def make(self) -> None:
         rows = {table: self._rows(table) for table in self.settings}
         servers = rows.pop("mysql_servers", [])
-        pairs = rows.pop("mysql_replication_hostgroups", [])
+        pairs: dict[str, list[Row]] = {
+            table: rows.pop(table) for table in PAIR_TABLES if table in rows
+        }
         users = rows.pop("mysql_users", [])
         self._read_variables()
         rows.pop("mysql_variables", None)
-        if pairs:  # ProxySQL's own default is monitor, with a password of the same name
+        if any(
+            pairs.values()
+        ):  # ProxySQL's own default is monitor, with a password of the same name
             self.draft.keys.setdefault("check.user", "monitor")
         self.has_password = "check.user" in self.draft.keys
         listens = self._listens()
-        for service in self._plan(servers, pairs, users):
-            self._service(service, listens)
+        for plan in plans(servers, pairs, users):
+            self._service(plan, listens)
         self.draft.servers = list(self._servers.values())
         hoist(self.draft)
         for user in users:
@@ -158,7 +133,7 @@ class _Maker:
             for row in left:
                 row.line.dropped(_TABLES.get(table, "not known to this importer"))
         for table, own in (("mysql_servers", servers), ("mysql_users", users),
-                           ("mysql_replication_hostgroups", pairs), *rows.items()):  # fmt: skip
+                           *pairs.items(), *rows.items()):  # fmt: skip
             self.groups.append(Group(table, [row.line for row in own]))
 
     def _rows(self, table: str) -> list[Row]:
@@ -166,7 +141,7 @@ class _Maker:
         entries = node.value if isinstance(node.value, list) else [node]
         found = []
         for entry in entries:
-            text = presentable(" ".join(f"{table}: {entry.text}".split()))
+            text = f"{table}: {shown(table, entry)}"
             values = entry.value if isinstance(entry.value, dict) else {}
             found.append(Row(Line(self.name, entry.line, text), values))
         return found
@@ -176,7 +151,7 @@ class _Maker:
         values = node.value if node is not None and isinstance(node.value, dict) else {}
         for written, value in values.items():
             name = written.removeprefix("mysql-")
-            line = Line(self.name, value.line, presentable(f"{written} = {value.text}"))
+            line = Line(self.name, value.line, f"{written} = {shown(name, value)}")
             row = Row(line, {"value": value})
             self._variables[name] = row
             self.variable_lines.append(line)
@@ -205,39 +180,13 @@ class _Maker:
 
     # ---- services
 
-    def _plan(
-        self, servers: Sequence[Row], pairs: Sequence[Row], users: Sequence[Row]
-    ) -> list[_Plan]:
-        """The services in the order of their ports: first what users come to by default."""
-        by_group: dict[int, list[Row]] = {}
-        for row in servers:
-            by_group.setdefault(row.number("hostgroup", "hostgroup_id"), []).append(row)
-        plans: list[_Plan] = []
-        for pair in pairs:
-            writer = pair.number("writer_hostgroup", default=_NO_HOSTGROUP)
-            reader = pair.number("reader_hostgroup", default=_NO_HOSTGROUP)
-            if writer in (_NO_HOSTGROUP, reader) or reader == _NO_HOSTGROUP:
-                message = "needs writer_hostgroup and reader_hostgroup, two different ones"
-                raise ConfigError((pair.line.problem(f"mysql_replication_hostgroups {message}"),))
-            suffix = "" if len(pairs) == 1 else f"-{writer}"
-            own = [*by_group.get(writer, ()), *by_group.get(reader, ())]
-            pair.line.carried('require = "writable" and "replicating"')
-            if own:
-                plans.append(_Plan(f"write{suffix}", writer, own, "writable", pair.line))
-                plans.append(_Plan(f"read{suffix}", reader, own, "replicating", pair.line))
-        taken = {plan.hostgroup for plan in plans}
-        for group, rows in by_group.items():
-            if group not in taken:
-                plans.append(_Plan(f"hostgroup-{group}", group, rows, "none", rows[0].line))
-        defaults = Counter(user.number("default_hostgroup") for user in users)
-        return sorted(plans, key=lambda plan: -defaults[plan.hostgroup])
-
-    def _service(self, plan: _Plan, listens: Sequence[Listen]) -> None:
+    def _service(self, plan: Plan, listens: Sequence[Listen]) -> None:
         index = len(self.draft.services)
         keys: Keys = {} if plan.require == "none" else {"require": plan.require}
-        lags = [row.number("max_replication_lag") for row in plan.rows]
-        if plan.require == "replicating" and any(lags):
-            keys["max_lag"] = f"{max(lags)}s"
+        self._lag(plan, keys)
+        if plan.has_one_writer:
+            keys["balance"] = "first"
+            keys |= {"failback": "auto"} if plan.require == "writable" else {}
         if "connect_retries_on_failure" in self._variables:
             keys["retries"] = min(
                 self._variables["connect_retries_on_failure"].number("value"), 100
@@ -247,7 +196,7 @@ class _Maker:
             keys["accept_proxy"] = networks
         # A unix socket has no next port: only the first service has it.
         own = [
-            _moved(listen, index)
+            _moved(listen, index * _span(listens))
             for listen in listens
             if index == 0 or not listen.address.startswith("unix:")
         ]
@@ -255,12 +204,32 @@ class _Maker:
         service = Service(self._names.free(plan.name), own, members, keys, [plan.line])
         self.draft.services.append(service)
 
-    def _members(self, plan: _Plan) -> list[Member]:
+    def _lag(self, plan: Plan, keys: Keys) -> None:
+        """The largest lag that one of the reader's servers may have; those with another say so."""
+        own = [row for row in plan.rows if row.hostgroup == plan.hostgroup] or plan.rows
+        lags = [row.number("max_replication_lag") for row in own]
+        if plan.require != "replicating" or not any(lags):
+            return
+        most = max(lags)
+        keys["max_lag"] = f"{most}s"
+        for row, lag in zip(own, lags, strict=True):
+            if lag != most:
+                had = f"{lag}s" if lag else "none"
+                row.line.changed(
+                    f"max_lag = {most}s of service {plan.name}, one for all its servers, instead of"
+                    f" {had}",
+                    "max_replication_lag",
+                )
+
+    def _members(self, plan: Plan) -> list[Member]:
         weights: dict[str, int] = {}
         chosen: dict[str, Server] = {}
+        own: set[str] = set()
         for row in plan.rows:
             server = self._server(row)
-            is_own = row.number("hostgroup", "hostgroup_id") == plan.hostgroup
+            is_own = row.hostgroup == plan.hostgroup
+            if is_own:
+                own.add(server.name)
             online = row.text("status").upper() in ("", "ONLINE")
             if not online:
                 row.line.changed('weight = 0 until "portside weight"', "status")
@@ -269,7 +238,13 @@ class _Maker:
                 weights[server.name] = weight
             chosen[server.name] = server
         small = reduced(list(weights.values()))
-        return [Member(chosen[name], w) for name, w in zip(weights, small, strict=True)]
+        members = [Member(chosen[name], w) for name, w in zip(weights, small, strict=True)]
+        if plan.has_one_writer:  # ProxySQL takes the heaviest of the writer hostgroup
+            members.sort(key=lambda one: (one.server.name not in own, -one.weight))
+            for member in members:
+                member.weight = min(member.weight, 1)
+                member.backup = member is not members[0]
+        return members
 
     def _server(self, row: Row) -> Server:
         host = row.text("address", "hostname")
@@ -308,26 +283,25 @@ class _Maker:
                 found.append(Listen(f"unix:{one}{'.portside' if self.port_offset else ''}", line))
                 continue
             host, _, port = one.rpartition(":")
-            if not port.isdigit() or not 0 < int(port) + self.port_offset < 65536:
+            if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) + self.port_offset < 65536:
                 raise ConfigError((line.problem(f'interfaces: "{one}" has no port'),))
             found.append(Listen(f"{host}:{int(port) + self.port_offset}", line))
         line.changed("the first service has this port, each further one the next port")
-        return found
+        # The IPv6 wildcard is both families.
+        both = {one.address[5:] for one in found if one.address.startswith("[::]:")}
+        return list(
+            {
+                one.address: one
+                for one in found
+                if not (one.address.startswith("0.0.0.0:") and one.address[8:] in both)
+            }.values()
+        )
 
     def _networks(self) -> list[str]:
         row = self._variables.get("proxy_protocol_networks")
         text = row.text("value") if row is not None else ""
         parts = [part.strip() for part in text.replace(";", ",").split(",") if part.strip()]
         return ["0.0.0.0/0", "::/0"] if parts == ["*"] else parts
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    name: str
-    hostgroup: int
-    rows: Sequence[Row]
-    require: str
-    line: Line
 
 
 _SERVER_KEYS: Final = {
@@ -337,6 +311,12 @@ _SERVER_KEYS: Final = {
     "max_latency_ms": "a server is not judged by its latency; check.timeout bounds the check",
     "gtid_port": _POOL,
 }
+
+
+def _span(listens: Sequence[Listen]) -> int:
+    """How far the next service's ports are away: no two may meet."""
+    ports = [int(one.address.rpartition(":")[2]) for one in listens if one.address[:5] != "unix:"]
+    return max(ports) - min(ports) + 1 if ports else 0
 
 
 def _moved(listen: Listen, by: int) -> Listen:

@@ -27,6 +27,10 @@ _TOKEN: Final = re.compile(
 _ESCAPE: Final = re.compile(r"\\(x[0-9A-Fa-f]{2}|.)", re.DOTALL)
 _ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t", "f": "\f"}
 _DEPTH_MAX: Final = 20
+# A hostile file must neither fill the memory nor take long.
+_TOKENS_MAX: Final = 1_000_000
+_TOKEN_MAX: Final = 16_384
+_NUMBER_MAX: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +38,11 @@ class Node:
     """One value.
 
     Shape: `value` is a text, a number, a truth, a list of nodes, or for a group a mapping of names
-    to nodes; `text` is how it is written.
+    to nodes.
     """
 
     line: int
     value: str | int | float | bool | list[Node] | dict[str, Node]
-    text: str
 
 
 def parse(text: str, name: str) -> dict[str, Node]:
@@ -62,11 +65,11 @@ class _Parser:
     def settings_to_end(self) -> dict[str, Node]:
         found = self._settings()
         if self._peek() != "":
-            raise self._error(f'"{self._peek()}" is not expected here')
+            raise self._error(f"{self._seen()} is not expected here")
         return found
 
     def _scan(self) -> Iterator[tuple[str, str, int]]:
-        at = 0
+        at = count = 0
         while at < len(self._text):
             match = _TOKEN.match(self._text, at)
             if match is None:
@@ -75,8 +78,20 @@ class _Parser:
                 message = "an @include is not followed: put that file's text here"
                 raise self._error_at(at, message)
             if match.lastgroup != "space":
+                count += 1
+                self._bound(match, count)
                 yield str(match.lastgroup), match[0], at
             at = match.end()
+
+    def _bound(self, match: re.Match[str], count: int) -> None:
+        size = match.end() - match.start()
+        if match.lastgroup == "number" and size > _NUMBER_MAX:
+            raise self._error_at(match.start(), f"a number has at most {_NUMBER_MAX} digits")
+        if size > _TOKEN_MAX:
+            message = f"a {match.lastgroup} is longer than {_TOKEN_MAX:,} characters"
+            raise self._error_at(match.start(), message)
+        if count > _TOKENS_MAX:
+            raise self._error_at(match.start(), f"more than {_TOKENS_MAX:,} words and signs")
 
     def _settings(self) -> dict[str, Node]:
         found: dict[str, Node] = {}
@@ -98,17 +113,18 @@ class _Parser:
         self._at += 1
         line = self._line(start)
         if kind == "string":
+            parts = [text[1:-1]]
             while self._at < len(self._tokens) and self._tokens[self._at][0] == "string":
-                text = text[:-1] + self._take()[1:]
-            return Node(line, _unescaped(text[1:-1]), text)
+                parts.append(self._take()[1:-1])
+            return Node(line, _unescaped("".join(parts)))
         if kind == "number":
-            return Node(line, _number(text), text)
+            return Node(line, _number(text))
         if kind == "name" and text.lower() in ("true", "false"):
-            return Node(line, text.lower() == "true", text)
+            return Node(line, text.lower() == "true")
         closing = {"{": "}", "(": ")", "[": "]"}.get(text)
         if closing is None:
             self._at -= 1
-            raise self._error(f'"{text}" is no value')
+            raise self._error(f"{self._seen()} is no value")
         self._depth += 1
         if self._depth > _DEPTH_MAX:
             raise self._error("too many brackets in each other")
@@ -116,9 +132,8 @@ class _Parser:
         if self._peek() != closing:
             raise self._error(f'"{text}" of line {line} is not closed by "{closing}"')
         self._depth -= 1
-        end = self._tokens[self._at][2] + 1
         self._take()
-        return Node(line, value, self._text[start:end])
+        return Node(line, value)
 
     def _list(self, closing: str) -> list[Node]:
         found: list[Node] = []
@@ -130,6 +145,11 @@ class _Parser:
 
     def _peek(self) -> str:
         return self._tokens[self._at][1] if self._at < len(self._tokens) else ""
+
+    def _seen(self) -> str:
+        """The token as an error may show it: a word or text may be somebody's password."""
+        kind, text, _ = self._tokens[self._at]
+        return f'"{text}"' if kind == "sign" else f"a {kind}"
 
     def _take(self) -> str:
         self._at += 1
