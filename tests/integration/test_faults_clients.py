@@ -90,7 +90,8 @@ def in_queue(world: World) -> RawClient:
 
 def in_greeting(world: World) -> RawClient:
     client = world.client("silent")
-    wait_until(lambda: world.proxy.server("silent")["sessions"] == 1)
+    # The source is known once the connect is done.
+    wait_until(lambda: [s for s in world.proxy.sessions() if s["server"] and s["source"]])
     return client
 
 
