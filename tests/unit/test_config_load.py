@@ -265,6 +265,16 @@ def test_a_wrong_key_is_named_with_what_was_expected(table: str, line: str, mist
     assert found.startswith(f"p.toml:{number}:")
 
 
+def test_a_wrong_key_hides_nothing_of_its_table() -> None:
+    text = GOOD.replace('["db1"]', '[{ name = "db9", wieght = 3 }]').replace(
+        'listen = "10.0.0.5:3306"', 'listen = "10.0.0.5:3306"\nlissten = 1\nqueue = "many"'
+    )
+    found = mistakes(text)
+    assert len(found) == 4, found
+    for words in ("wieght", "db9", "lissten", "queue"):
+        assert any(words in one for one in found), (words, found)
+
+
 def test_every_mistake_comes_at_once_in_file_order() -> None:
     found = mistakes("""\
 [timeouts]

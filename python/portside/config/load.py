@@ -2,7 +2,8 @@
 
 The flow: `tomllib` parses, `positions` finds the places, pydantic validates each key, `verify`
 checks keys against each other. To report mistakes of both kinds in one go, keys that failed are
-taken out (required ones get a stand-in), and a cross check that depends on one of them is silent.
+taken out, and a cross check that depends on one of them is silent. Where a required one is
+missing then, its whole top key goes and gets a stand-in.
 The only I/O is reading the file and the files of secrets.
 """
 
@@ -78,10 +79,15 @@ def loads(text: str, name: str = "<text>", *, folder: pathlib.Path | None = None
         config = Config.model_validate(raw, context=context)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        for path, problem in problems.from_pydantic(details, source):
-            broken.add(path)
-            found.append(problem)
-        config = Config.model_validate(_salvaged(raw, broken), context=context)
+        wrong = list(problems.from_pydantic(details, source))
+        broken |= {path for path, _ in wrong}
+        found += [problem for _, problem in wrong]
+        try:
+            config = Config.model_validate(_pruned(raw, broken), context=context)
+            # Nothing depends on a key that there is not.
+            broken -= {path for path, one in wrong if one.message.startswith(problems.UNKNOWN_KEY)}
+        except (ValidationError, LookupError, TypeError):
+            config = Config.model_validate(_salvaged(raw, broken), context=context)
     config = resolve(config).with_positions(source.positions)
     found += _problems(verify.mistakes(config), source, broken)
     if found:
@@ -120,6 +126,23 @@ def _problems(
 
 def _touches(path: Path, broken: Collection[Path]) -> bool:
     return any(path[: len(bad)] == bad or bad[: len(path)] == path for bad in broken)
+
+
+def _pruned(raw: dict[str, Any], broken: Collection[Path]) -> dict[str, Any]:
+    """The file without exactly its broken keys, so that everything beside them is looked at.
+
+    Raises:
+        LookupError, TypeError: a broken place is not a key of a table.
+    """
+    rest = copy.deepcopy(raw)
+    for path in broken:
+        table: Any = rest
+        for part in path[:-1]:
+            table = table[part]
+        if not isinstance(table, dict):
+            raise TypeError(path)
+        del table[path[-1]]
+    return rest
 
 
 def _salvaged(raw: dict[str, Any], broken: set[Path]) -> dict[str, Any]:

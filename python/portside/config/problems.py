@@ -38,6 +38,9 @@ _EXPECTED: Final = {
     "dict_type": "a table",
 }
 
+UNKNOWN_KEY: Final = "unknown key"
+"""The message of a key that nothing depends on."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -85,7 +88,7 @@ def from_pydantic(errors: Sequence[ErrorDetails], source: Source) -> Iterator[tu
         path = in_file(error["loc"], source)
         kind, context = error["type"], error.get("ctx", {})
         if kind == "extra_forbidden":
-            yield path, source.problem(path, "unknown key", hint=nearest_key(path))
+            yield path, source.problem(path, UNKNOWN_KEY, hint=nearest_key(path))
         elif kind == "missing":
             path = (*path, key := str(error["loc"][-1]))
             yield path, source.problem(path, "missing", hint=_described(path[:-1], key))
