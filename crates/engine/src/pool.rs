@@ -9,6 +9,7 @@ mod back;
 mod client;
 mod kill;
 mod lending;
+mod parting;
 mod replying;
 mod tick;
 mod welcome;
