@@ -100,9 +100,12 @@ def test_client_is_told(proxy, broken, behaviour):
     with RawClient(proxy.address("alone")) as client:
         number, text = client.error()
         took = time.monotonic() - start
-    assert (number, text) == (1429, f"{PORTSIDE}server broken: {broken.address}: {said}{SEEK}")
     assert least <= took <= most + 1.0  # a second for a busy machine
     line = proxy.last_line(mark)
+    if behaviour is Behaviour.RESET and line["end"].startswith("connect-failed"):
+        # On a busy machine the reset is there before the connect has been seen to succeed.
+        said, end = "Connection reset by peer (os error 104)", "connect-failed"
+    assert (number, text) == (1429, f"{PORTSIDE}server broken: {broken.address}: {said}{SEEK}")
     assert line["end"].startswith(end + "/")
     assert line["error"] == text
     assert line["close_client"] == "fin-reset"
