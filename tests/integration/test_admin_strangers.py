@@ -39,6 +39,10 @@ def answering(path: Path, answer: str) -> Iterator[str]:
                     with client:
                         client.recv(65536)
                         client.sendall(answer.encode("latin-1"))
+                        client.shutdown(socket.SHUT_WR)
+                        # A body may follow its head: closed before it, the client meets EPIPE.
+                        while client.recv(65536):
+                            pass
 
         thread = threading.Thread(target=serve)
         thread.start()

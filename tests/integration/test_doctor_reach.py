@@ -139,9 +139,11 @@ def test_the_articles_platform_over_ssh(
     out = capsys.readouterr().out
     assert code == ExitCode.NO
     lines = out.splitlines()
-    assert lines[0].startswith("CRITICAL: WEB: 10.217.1.7 -> 10.217.1.1:3306 has 1,") or (
-        lines[0].startswith("CRITICAL: PROXY: 10.217.2.5 -> 10.217.2.11:3306 has 1,")
+    # How many TIME_WAITs are left of 1,200 closes depends on how busy the machine is.
+    assert lines[0].startswith("CRITICAL: WEB: 10.217.1.7 -> 10.217.1.1:3306 has ") or (
+        lines[0].startswith("CRITICAL: PROXY: 10.217.2.5 -> 10.217.2.11:3306 has ")
     )
+    assert "of 2,000 source ports in TIME_WAIT" in lines[0]
     rows = {line.split()[0]: line for line in lines[3:7]}
     assert rows["WEB"].split()[1] == "CRITICAL" and "This host closes first" in rows["WEB"]
     assert rows["DB"].split()[1] == "GOOD"
