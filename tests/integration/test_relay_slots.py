@@ -93,16 +93,17 @@ def test_queue_is_bounded_and_first_come_first_served(server_dir):
         for number in range(6):
             clients.append(stack.enter_context(RawClient(proxy.address("s"))))
             wait_until(lambda n=number: proxy.service("s")["accepted_total"] == n + 1)
-        assert proxy.service("s")["queued"] == 5
+        wait_until(lambda: proxy.service("s")["queued"] == 5)
         with RawClient(proxy.address("s")) as seventh:
             assert seventh.error() == (
                 1040,
                 "portside: service s: no free slot and the queue is full (5 wait)",
             )
+        wait_until(lambda: proxy.events("queue_full"))
         assert "5 sessions wait already" in proxy.events("queue_full")[-1]["message"]
         for number, client in enumerate(clients):
             client.login()
-            assert proxy.service("s")["queued"] == 5 - number
+            wait_until(lambda n=number: proxy.service("s")["queued"] == 5 - n)
             for later in clients[number + 1 :]:
                 later.socket.setblocking(False)
                 with pytest.raises(BlockingIOError):
