@@ -118,6 +118,8 @@ pub mod status {
     pub const IN_TRANS_READONLY: u16 = 1 << 13;
     /// Session state changes follow in the OK packet.
     pub const SESSION_STATE_CHANGED: u16 = 1 << 14;
+    /// Those that outlive their statement: the two above, modes of reading SQL (NO_BACKSLASH_ESCAPES, ANSI_QUOTES).
+    pub const LASTING: u16 = IN_TRANS | AUTOCOMMIT | IN_TRANS_READONLY | 1 << 9 | 1 << 15;
 }
 
 /// First payload byte of server packets.

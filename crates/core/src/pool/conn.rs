@@ -20,7 +20,7 @@ use crate::sql::is_readable;
 /// whether SQL text can be read here.
 const FIRST_LOOK: &[u8] =
     b"SELECT @@character_set_client, @@character_set_results, @@collation_connection, \
-    @@wait_timeout, @@sql_mode, @@global.character_set_client, @@global.collation_connection, \
+    @@wait_timeout, @@sql_mode, @@autocommit, @@global.character_set_client, @@global.collation_connection, \
     @@global.character_set_results, @@global.init_connect";
 
 /// What a server says about itself.
@@ -107,6 +107,8 @@ enum Did {
     Schema(Box<[u8]>),
     /// Something for others; its outcome matters to nobody here.
     Errand,
+    /// A statement without warnings.
+    Quiet,
 }
 
 /// A server connection. See the module's text.
@@ -136,8 +138,10 @@ pub struct Conn {
     left: Left,
     /// A reset brings it back to the state of its login: not where init_connect ran after that.
     is_resettable: bool,
-    /// Its last statement had warnings or an error.
+    /// It may have warnings or an error to show.
     diagnostics: bool,
+    /// `autocommit` is on from the login on.
+    is_autocommit: bool,
 }
 
 impl Conn {
@@ -169,6 +173,7 @@ impl Conn {
             left: Left::Nothing,
             is_resettable: false,
             diagnostics: false,
+            is_autocommit: true,
         }
     }
 
@@ -284,7 +289,7 @@ impl Conn {
         };
         match row.feed(bytes, self.capabilities) {
             Ok(None) => Event::Wait,
-            Ok(Some(Ok(row))) => match self.seen(&row) {
+            Ok(Some(Ok(values))) => match row.collation().and_then(|n| self.seen(&values, n)) {
                 Some(()) => {
                     self.phase = Phase::Ready;
                     Event::Ready
@@ -296,8 +301,9 @@ impl Conn {
         }
     }
 
-    fn seen(&mut self, row: &[Option<String>]) -> Option<()> {
-        let [client, results, collation, wait, mode, global @ .., init] = row else {
+    /// `number`: the collation's in which texts are sent.
+    fn seen(&mut self, row: &[Option<String>], number: u16) -> Option<()> {
+        let [client, results, collation, wait, mode, autocommit, global @ .., init] = row else {
             return None;
         };
         self.is_resettable = init.as_ref().is_none_or(String::is_empty);
@@ -309,11 +315,17 @@ impl Conn {
                 .then(|| format!("'{text}'")),
         };
         let wait: u64 = wait.as_ref()?.parse().ok()?;
+        self.is_autocommit = autocommit.as_deref() == Some("1");
+        // By its name MySQL takes the character set's first collation, and column definitions show which it is.
+        let texts = match results {
+            Some(_) if !self.is_mariadb => number.to_string(),
+            other => name(other)?,
+        };
         self.restore = format!(
             "SET @@character_set_client={}, @@character_set_results={}, \
              @@collation_connection={}, @@wait_timeout={wait}",
             name(client)?,
-            name(results)?,
+            texts,
             name(collation)?
         )
         .into_bytes()
@@ -348,6 +360,11 @@ impl Conn {
             put_command(&mut bytes, com::INIT_DB, schema);
             self.steps.push_back(Did::Schema(schema.into()));
         }
+        // The settings may have warned (with MariaDB such are not replayed).
+        if want.no_diagnostics && !self.is_mariadb && (self.diagnostics || !missing.is_empty()) {
+            put_command(&mut bytes, com::QUERY, b"DO 0");
+            self.steps.push_back(Did::Quiet);
+        }
         self.start_steps();
         bytes
     }
@@ -363,7 +380,7 @@ impl Conn {
         let none = Settings::new();
         let settings = want.settings.unwrap_or(&none);
         self.has_traces()
-            || (want.no_diagnostics && self.diagnostics)
+            || (want.no_diagnostics && self.diagnostics && self.is_mariadb)
             || settings.after(&self.settings).is_none()
     }
 
@@ -381,7 +398,6 @@ impl Conn {
         let text = format!("KILL QUERY {thread_id}");
         put_command(&mut bytes, com::QUERY, text.as_bytes());
         self.steps.push_back(Did::Errand);
-        self.diagnostics = true;
         self.start_steps();
         bytes
     }
@@ -394,6 +410,8 @@ impl Conn {
 
     fn start_steps(&mut self) {
         if !self.steps.is_empty() {
+            // ROW_COUNT() and FOUND_ROWS() are no session's any more.
+            self.uses += 1;
             self.phase = Phase::Steps;
         }
     }
@@ -423,15 +441,18 @@ impl Conn {
             (Did::Schema(name), Ok(())) => self.schema = Some(name),
             (Did::Setting(statement), Ok(())) => {
                 self.settings.add(&statement);
+                self.diagnostics |= !self.is_mariadb;
             }
             (Did::Reset, Ok(())) => {
                 self.left = Left::Nothing;
                 self.diagnostics = false;
-                self.uses = 0;
                 self.settings.clear();
             }
-            (Did::Restore, Ok(())) | (Did::Errand, _) => {}
+            (Did::Restore, Ok(())) => {}
+            (Did::Quiet, Ok(())) => self.diagnostics = false,
+            (Did::Errand, _) => self.diagnostics = true,
             (did, Err(error)) => {
+                self.diagnostics = true;
                 // What it has done so far is in doubt, but for a schema that was not taken.
                 if !matches!(did, Did::Schema(_)) {
                     self.left(Left::Traces);
@@ -458,7 +479,7 @@ impl Conn {
             Ok(Some(outcome)) => {
                 self.phase = Phase::Ready;
                 self.status = outcome.status.unwrap_or(self.status);
-                self.diagnostics = outcome.warnings > 0 || outcome.error.is_some();
+                self.diagnostics |= outcome.warnings > 0 || outcome.error.is_some();
                 Ok(Some(outcome))
             }
             Err(error) => {
@@ -466,6 +487,16 @@ impl Conn {
                 Err(Failure::Broken(error.to_string()))
             }
         }
+    }
+
+    /// The last statement took earlier warnings away, and has none.
+    pub fn has_no_diagnostics(&mut self) {
+        self.diagnostics = false;
+    }
+
+    /// Whether `autocommit` is on from the login on, so that switching it on leaves nothing.
+    pub fn is_autocommit(&self) -> bool {
+        self.is_autocommit
     }
 
     /// The schema in force.

@@ -116,6 +116,8 @@ pub struct Session {
     phase: Phase,
     thread_id: u32,
     offered: u32,
+    /// The family of the servers, which read statements differently.
+    is_mariadb: bool,
     salt: [u8; 20],
     /// The method that the greeting named.
     plugin: Plugin,
@@ -168,6 +170,7 @@ impl Session {
             phase: Phase::Login,
             thread_id,
             offered,
+            is_mariadb: first.is_mariadb,
             salt,
             plugin,
             capabilities: 0,
@@ -345,7 +348,7 @@ impl Session {
         };
         if self.verdict.is_none() {
             self.verdict = Some(if is_whole {
-                read(command, argument)
+                read(command, argument, self.is_mariadb)
             } else {
                 Verdict::pinned(Pin::Long)
             });
@@ -374,8 +377,9 @@ impl Session {
         let Some(verdict) = self.verdict.as_ref() else {
             return;
         };
-        if !verdict.asks.diagnostics {
+        if self.clears_diagnostics(verdict) {
             self.pins.remove(Pin::Warnings);
+            self.has_forgotten = false;
         }
         self.pins.remove(Pin::RowCount);
         self.pins.remove(Pin::FoundRows);
@@ -391,8 +395,12 @@ impl Session {
             }
         }
         if command == com::RESET_CONNECTION {
+            let lasting = self.pins.outlive_a_reset();
             self.forget();
             self.pins.add(Pin::Command);
+            if lasting {
+                self.pins.add(Pin::Statement);
+            }
         }
         if !conn.is_readable() {
             self.pins.add(Pin::Unreadable);
@@ -439,13 +447,21 @@ impl Session {
         let set = self.set.take();
         self.phase = Phase::Command;
         let good = outcome.error.is_none();
+        if self.clears_diagnostics(&verdict) && good && outcome.warnings == 0 {
+            conn.has_no_diagnostics();
+        }
         match (verdict.kind, set) {
             (Kind::Use(name), _) if good => {
                 conn.set_schema(&name);
                 self.schema = Some(name);
             }
+            (Kind::DropSchema(name), _) if good && self.schema.as_ref() == Some(&name) => {
+                self.schema = None;
+            }
             (Kind::Set, Some(statement)) => {
-                if good && self.settings.add(&statement) {
+                // Replayed, it would warn again.
+                let quiet = outcome.warnings == 0 || !self.is_mariadb;
+                if good && quiet && self.settings.add(&statement) {
                     conn.add_setting(&statement);
                 } else {
                     // Of several assignments some may have taken effect.
@@ -462,24 +478,34 @@ impl Session {
             }
             self.pins.add(Pin::Statements);
         }
-        if outcome.insert_id > 0 || verdict.asks.insert_id {
+        let halfway = !good && verdict.may_fail_halfway;
+        if outcome.insert_id > 0 || verdict.asks.insert_id || halfway {
             self.pins.add(Pin::InsertId);
         }
         if outcome.warnings > 0 || !good {
             self.pins.add(Pin::Warnings);
+            self.has_forgotten = false;
         }
-        if outcome.affected > 0 {
+        if outcome.affected > 0 || (verdict.has_table && !outcome.has_rows) {
             self.pins.add(Pin::RowCount);
         }
-        self.has_forgotten = false;
         self.knows_found_rows |= good && outcome.has_rows;
         self.follow(conn.status());
+        if !conn.is_autocommit() && self.status & status::AUTOCOMMIT != 0 {
+            self.pins.add(Pin::Setting);
+        }
         self.last = Some((id, conn.uses()));
+    }
+
+    /// Whether a statement takes away the warnings of those before it. With MariaDB one that uses no table does
+    /// not (source: `mysql_execute_command`, sql/sql_parse.cc).
+    fn clears_diagnostics(&self, verdict: &Verdict) -> bool {
+        !verdict.asks.diagnostics && (verdict.has_table || !self.is_mariadb)
     }
 
     /// Pins that the server's status flags tell of.
     fn follow(&mut self, flags: u16) {
-        self.status = flags & !status::MORE_RESULTS_EXISTS;
+        self.status = flags & status::LASTING;
         for (pin, holds) in [
             (Pin::Transaction, flags & status::IN_TRANS != 0),
             (Pin::Autocommit, flags & status::AUTOCOMMIT == 0),
@@ -520,21 +546,30 @@ impl Session {
 }
 
 /// What is known about a command before it runs.
-fn read(command: u8, argument: &[u8]) -> Verdict {
+fn read(command: u8, argument: &[u8], is_mariadb: bool) -> Verdict {
     match command {
-        com::QUERY => sql::classify(argument),
+        com::QUERY => sql::classify(argument, is_mariadb),
         com::STMT_PREPARE => {
-            let mut verdict = sql::classify(argument);
-            if std::mem::take(&mut verdict.kind) != Kind::Plain {
-                verdict.pins.add(Pin::Statement);
-            }
+            let mut verdict = sql::classify(argument, is_mariadb);
+            verdict.kind = match verdict.kind {
+                Kind::Plain => Kind::Plain,
+                Kind::Kill { .. } | Kind::OtherId => Kind::OtherId,
+                _ => {
+                    verdict.pins.add(Pin::Statement);
+                    Kind::Plain
+                }
+            };
             verdict
         }
         com::INIT_DB => Verdict {
             kind: Kind::Use(argument.into()),
             ..Verdict::default()
         },
-        com::SET_OPTION => Verdict::pinned(Pin::Command),
+        // A reset does not take it back.
+        com::SET_OPTION => Verdict {
+            pins: Pins::of(Pin::Command).and(Pins::of(Pin::Statement)),
+            ..Verdict::default()
+        },
         _ => Verdict::default(),
     }
 }

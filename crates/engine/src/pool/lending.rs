@@ -62,7 +62,7 @@ impl Worker {
             let member = match self.choose_pooled(&service, session, pooled, &user, class) {
                 Choice::Member(member) => member,
                 Choice::Full => {
-                    self.evict(&service, &user, class);
+                    self.evict(&service, pooled, &user, class);
                     return self.wait(index, session, pooled, input);
                 }
                 Choice::Nobody => {
@@ -413,11 +413,16 @@ impl Worker {
     }
 
     /// Every place is taken, perhaps by idle connections of others: the one unused for longest makes room.
-    fn evict(&mut self, service: &Service, user: &User, class: Class) {
+    fn evict(&mut self, service: &Service, pooled: &Pooled, user: &User, class: Class) {
+        let Some(want) = pooled.front.as_ref().map(Front::want) else {
+            return;
+        };
         for member in &service.members {
             let at = (0..self.pool.shelf.len()).find(|at| {
                 self.pool.idle_at(*at).is_some_and(|back| {
-                    let same = back.conn.class() == class && is_same_account(&back.user, user);
+                    let same = back.conn.class() == class
+                        && is_same_account(&back.user, user)
+                        && !back.conn.is_unfit(&want);
                     back.server()
                         .is_some_and(|s| Arc::ptr_eq(&s.state, &member.server.state))
                         && !same

@@ -206,15 +206,34 @@ pub fn put_command(to: &mut Vec<u8>, number: u8, argument: &[u8]) {
     to.extend_from_slice(argument);
 }
 
+/// The type of a column of numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Number {
+    /// INT UNSIGNED.
+    Long,
+    /// BIGINT UNSIGNED.
+    LongLong,
+}
+
 /// A one-row result of one unsigned 64-bit column, as `SELECT CONNECTION_ID()` has it; begins at sequence 1.
-pub fn one_number(name: &[u8], value: u64, flags: u16, deprecate_eof: bool) -> Vec<u8> {
+pub fn one_number(
+    name: &[u8],
+    value: u64,
+    kind: Number,
+    flags: u16,
+    deprecate_eof: bool,
+) -> Vec<u8> {
     let mut column = Vec::with_capacity(40 + name.len());
     for text in [&b"def"[..], b"", b"", b"", name, b""] {
         put_lenenc(&mut column, text.len() as u64);
         column.extend_from_slice(text);
     }
-    // Length of the rest, binary collation, display width, LONGLONG, NOT NULL | UNSIGNED | BINARY, no decimals.
-    column.extend_from_slice(&[12, 63, 0, 10, 0, 0, 0, 8, 0xa1, 0, 0, 0, 0]);
+    let (width, code) = match kind {
+        Number::Long => (10, 3),
+        Number::LongLong => (21, 8),
+    };
+    // Length of the rest, binary collation, display width, type, NOT NULL | UNSIGNED | BINARY, no decimals.
+    column.extend_from_slice(&[12, 63, 0, width, 0, 0, 0, code, 0xa1, 0, 0, 0, 0]);
     let text = value.to_string();
     let mut row = Vec::with_capacity(24);
     put_lenenc(&mut row, text.len() as u64);
