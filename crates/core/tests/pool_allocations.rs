@@ -61,11 +61,11 @@ fn logged_in() -> Session {
     let server = Server {
         version: "9.9.9".into(),
         is_mariadb: false,
-        capabilities: u32::MAX,
+        capabilities: u32::MAX.into(),
         collation: 45,
         plugin: "mysql_native_password".into(),
     };
-    let (mut session, greeting) = Session::new(7, SALT, &[Arc::new(server)]).unwrap();
+    let (mut session, greeting) = Session::new(7, SALT, &[Arc::new(server)], false).unwrap();
     let Ok(Some(LoginStep::Send(login))) =
         ClientLogin::new("app", "pw", None).feed(&mut &greeting[..])
     else {

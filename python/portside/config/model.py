@@ -410,6 +410,9 @@ class Service(Table):
     """Overrides keys of [timeouts]; `queue`, `idle` and `drain` matter here."""
     pool: Pool = Pool()
     """Overrides keys of [pool]."""
+    local_infile: StrictBool = False
+    """Pool mode: let clients send files (LOAD DATA LOCAL INFILE). A client that asks for this trusts
+    its server; Portside passes on only requests for the file that the statement names."""
 
     @property
     def has_backup(self) -> bool:

@@ -10,11 +10,12 @@ mod login;
 use std::fmt::Display;
 use std::sync::Arc;
 
-use portside_proto::command::{com, status, HEADER_LEN, MAX_PAYLOAD};
+use portside_proto::command::{capability, com, status, HEADER_LEN, MAX_PAYLOAD};
 use portside_proto::handshake::offer::{self, Offer, Plugin};
+use portside_proto::parameters::query_text;
 use portside_proto::reply::{Outcome, Shape};
 
-use self::answering::unknown;
+use self::answering::{malformed_attributes, unknown};
 use self::login::Pending;
 use super::{Class, Conn, Left, Server, Settings, Want, CHOICE, LOGIN};
 use crate::reason::{Cause, Pin};
@@ -108,6 +109,12 @@ enum Phase {
         continues: bool,
     },
     Reply,
+    /// The server has asked for a file: bytes of the present packet still to come, and whether the next one belongs
+    /// to it. An empty packet that belongs to none ends the file.
+    File {
+        left: usize,
+        continues: bool,
+    },
 }
 
 /// A client. See the module's text.
@@ -115,12 +122,12 @@ enum Phase {
 pub struct Session {
     phase: Phase,
     thread_id: u32,
-    offered: u32,
+    offered: u64,
     salt: [u8; 20],
     /// The method that the greeting named.
     plugin: Plugin,
     /// Flags of its login.
-    capabilities: u32,
+    capabilities: u64,
     class: Class,
     pending: Option<Box<Pending>>,
     user: Option<Arc<User>>,
@@ -148,13 +155,18 @@ pub struct Session {
 
 impl Session {
     /// A client that has just come, and the greeting for it. `servers`: what is known about those of the
-    /// service; with none there is nothing to greet with.
-    pub fn new(thread_id: u32, salt: [u8; 20], servers: &[Arc<Server>]) -> Option<(Self, Vec<u8>)> {
+    /// service; with none there is nothing to greet with. `local_infile`: files of clients may be loaded.
+    pub fn new(
+        thread_id: u32,
+        salt: [u8; 20],
+        servers: &[Arc<Server>],
+        local_infile: bool,
+    ) -> Option<(Self, Vec<u8>)> {
         let first = servers.first()?;
         let common = servers
             .iter()
-            .fold(u32::MAX, |all, server| all & server.capabilities);
-        let offered = (common & CHOICE) | LOGIN;
+            .fold(u64::MAX, |all, server| all & server.capabilities);
+        let offered = offered(common, local_infile);
         let plugin = Plugin::from_name(first.plugin.as_bytes()).unwrap_or(Plugin::Native);
         let greeting = offer::greeting(&Offer {
             version: &first.version,
@@ -231,9 +243,14 @@ impl Session {
         self.phase == Phase::Command && !self.pins.has(Pin::Transaction)
     }
 
-    /// Whether a reply (or a long command) is under way.
+    /// Whether a reply (or a long command, or a file) is under way.
     pub fn is_running(&self) -> bool {
-        matches!(self.phase, Phase::Reply | Phase::Upload { .. })
+        matches!(self.phase, Phase::Reply) || self.is_sending()
+    }
+
+    /// Whether the server waits for the rest of a long command or of a file.
+    pub fn is_sending(&self) -> bool {
+        matches!(self.phase, Phase::Upload { .. } | Phase::File { .. })
     }
 
     /// Whether the client's bytes are still wanted: not while a reply runs.
@@ -288,6 +305,7 @@ impl Session {
             Phase::Reply | Phase::Admission => (0, Step::Await),
             Phase::Schema => (0, self.confirmed(conn.is_some())),
             Phase::Upload { left, continues } => self.upload(input, left, continues),
+            Phase::File { left, continues } => self.file(input, left, continues),
             Phase::Login | Phase::Switch(_) => match packet(input) {
                 Packet::Incomplete(length) if length > offer::LOGIN_MAX => {
                     (0, self.malformed("a login packet of this length", 1))
@@ -342,6 +360,15 @@ impl Session {
         }
         let Some(shape) = Shape::of(command) else {
             return (whole, Step::Say(unknown(command)));
+        };
+        let has_attributes =
+            is_whole && command == com::QUERY && self.class.has(capability::QUERY_ATTRIBUTES);
+        let Some(argument) = (if has_attributes {
+            query_text(argument)
+        } else {
+            Some(argument)
+        }) else {
+            return (whole, Step::Say(malformed_attributes()));
         };
         if self.verdict.is_none() {
             self.verdict = Some(if is_whole {
@@ -433,6 +460,42 @@ impl Session {
         (taken, Step::Forward)
     }
 
+    /// The server asks for a file. True: the command at hand names it; the client's packets go to the server until the
+    /// file is over.
+    pub fn may_send(&mut self, name: &[u8]) -> bool {
+        let files = self.verdict.as_ref().map_or(&[][..], |v| &v.files);
+        let is_named = |file: &Option<Box<[u8]>>| file.as_deref().is_none_or(|file| file == name);
+        let is_asked = self.phase == Phase::Reply && files.iter().any(is_named);
+        if is_asked {
+            self.phase = Phase::File {
+                left: 0,
+                continues: false,
+            };
+        }
+        is_asked
+    }
+
+    fn file(&mut self, input: &[u8], left: usize, continues: bool) -> (usize, Step) {
+        let (taken, left, continues) = if left > 0 {
+            let taken = left.min(input.len());
+            (taken, left - taken, continues)
+        } else if input.len() < HEADER_LEN {
+            (0, 0, continues)
+        } else {
+            let length = length(input);
+            if length == 0 && !continues {
+                self.phase = Phase::Reply;
+                return (HEADER_LEN, Step::Forward);
+            }
+            let taken = input.len().min(HEADER_LEN + length);
+            let left = HEADER_LEN + length - taken;
+            (taken, left, length == MAX_PAYLOAD as usize)
+        };
+        self.phase = Phase::File { left, continues };
+        let step = if taken > 0 { Step::Forward } else { Step::More };
+        (taken, step)
+    }
+
     /// The reply is over. `id` names the connection.
     pub fn replied(&mut self, outcome: &Outcome, conn: &mut Conn, id: u64) {
         let verdict = self.verdict.take().unwrap_or_default();
@@ -479,7 +542,7 @@ impl Session {
 
     /// Pins that the server's status flags tell of.
     fn follow(&mut self, flags: u16) {
-        self.status = flags & !status::MORE_RESULTS_EXISTS;
+        self.status = flags & status::LASTING;
         for (pin, holds) in [
             (Pin::Transaction, flags & status::IN_TRANS != 0),
             (Pin::Autocommit, flags & status::AUTOCOMMIT == 0),
@@ -537,6 +600,17 @@ fn read(command: u8, argument: &[u8]) -> Verdict {
         com::SET_OPTION => Verdict::pinned(Pin::Command),
         _ => Verdict::default(),
     }
+}
+
+/// What a service offers whose servers have these flags in common.
+fn offered(common: u64, local_infile: bool) -> u64 {
+    let files = u64::from(capability::LOCAL_FILES) * u64::from(local_infile);
+    let offered = common & (CHOICE | files) | LOGIN;
+    if offered >> 32 == 0 {
+        return offered;
+    }
+    // As MariaDB says that the reserved bytes are flags.
+    offered & !u64::from(capability::LONG_PASSWORD)
 }
 
 enum Packet<'a> {

@@ -65,7 +65,8 @@ impl Worker {
             .next_id
             .fetch_add(1, Relaxed)
             .wrapping_add(1);
-        let Some((front, greeting)) = Front::new(id, salt(), &known) else {
+        let local_infile = service.pool.is_some_and(|pool| pool.local_infile);
+        let Some((front, greeting)) = Front::new(id, salt(), &known, local_infile) else {
             self.pool.tick_at = Some(self.now);
             let limit = session.times.accepted + service.rules.connect_ms.max(3_000);
             let served = service.balance.iter().any(|m| m.eligible && m.weight() > 0);

@@ -29,7 +29,7 @@ impl Session {
         let Some(login) = Login::parse(payload) else {
             return self.malformed("a login that is not of the 4.1 protocol", next);
         };
-        if login.capabilities & capability::SSL != 0 {
+        if login.capabilities & u64::from(capability::SSL) != 0 {
             return self.malformed("a request for TLS, which was not offered", next);
         }
         self.capabilities = login.capabilities & self.offered;
