@@ -10,13 +10,13 @@ mod login;
 use std::fmt::Display;
 use std::sync::Arc;
 
-use portside_proto::command::{com, status, HEADER_LEN, MAX_PAYLOAD};
+use portside_proto::command::{capability, com, status, HEADER_LEN, MAX_PAYLOAD};
 use portside_proto::handshake::offer::{self, Offer, Plugin};
 use portside_proto::reply::{Outcome, Shape};
 
 use self::answering::unknown;
 use self::login::Pending;
-use super::{Class, Conn, Left, Server, Settings, Want, CHOICE, LOGIN};
+use super::{Channel, Class, Conn, Left, Server, Settings, Tls, Want, CHOICE, LOGIN};
 use crate::reason::{Cause, Pin};
 use crate::sql::{self, Kind, Pins, Verdict};
 
@@ -70,6 +70,8 @@ pub enum Step {
     More,
     /// Write to the client, go on.
     Say(Vec<u8>),
+    /// Everything behind what was taken is TLS, from the next byte on; step again with what comes out of it.
+    StartTls,
     /// The login was refused: write, count, end.
     Denied(Vec<u8>),
     /// The password is right: call [`Session::admitted`] or [`Session::turned_away`].
@@ -114,6 +116,9 @@ enum Phase {
 #[derive(Debug)]
 pub struct Session {
     phase: Phase,
+    channel: Channel,
+    /// It came over TLS.
+    has_tls: bool,
     thread_id: u32,
     offered: u32,
     salt: [u8; 20],
@@ -149,12 +154,21 @@ pub struct Session {
 impl Session {
     /// A client that has just come, and the greeting for it. `servers`: what is known about those of the
     /// service; with none there is nothing to greet with.
-    pub fn new(thread_id: u32, salt: [u8; 20], servers: &[Arc<Server>]) -> Option<(Self, Vec<u8>)> {
+    pub fn new(
+        thread_id: u32,
+        salt: [u8; 20],
+        servers: &[Arc<Server>],
+        channel: Channel,
+    ) -> Option<(Self, Vec<u8>)> {
         let first = servers.first()?;
         let common = servers
             .iter()
             .fold(u32::MAX, |all, server| all & server.capabilities);
-        let offered = (common & CHOICE) | LOGIN;
+        let tls = match channel.tls {
+            Tls::No => 0,
+            Tls::Offered | Tls::Required => capability::SSL,
+        };
+        let offered = (common & CHOICE) | LOGIN | tls;
         let plugin = Plugin::from_name(first.plugin.as_bytes()).unwrap_or(Plugin::Native);
         let greeting = offer::greeting(&Offer {
             version: &first.version,
@@ -166,6 +180,8 @@ impl Session {
         });
         let session = Self {
             phase: Phase::Login,
+            channel,
+            has_tls: false,
             thread_id,
             offered,
             salt,
@@ -194,6 +210,11 @@ impl Session {
     /// The id that its greeting named.
     pub fn thread_id(&self) -> u32 {
         self.thread_id
+    }
+
+    /// Whether nobody else can read what its client sends: a password may come as it is.
+    pub fn is_secure(&self) -> bool {
+        self.channel.is_secure
     }
 
     /// Its account, once it has logged in.
