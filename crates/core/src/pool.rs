@@ -23,6 +23,7 @@ pub use session::{Context, Session, Step, User};
 pub use settings::Settings;
 
 use portside_proto::command::{capability, extended};
+pub use portside_proto::handshake::Transport;
 
 /// Flags that a client may choose and that its server connections then have as well, bit by bit. Not MariaDB's
 /// CACHE_METADATA: its servers remember what was sent on which connection (docs/pooling.md).
@@ -82,6 +83,52 @@ impl Class {
     pub fn fits(self, server: u64) -> bool {
         self.capabilities & !server == 0
     }
+}
+
+/// What a client's connection is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channel {
+    /// Nobody else can read it: a unix socket; TLS, once it has begun.
+    pub is_secure: bool,
+    /// What the greeting says of TLS.
+    pub tls: Tls,
+    /// Its files may be loaded (LOAD DATA LOCAL).
+    pub local_infile: bool,
+}
+
+impl Channel {
+    /// TCP without TLS.
+    pub const PLAIN: Self = Self {
+        is_secure: false,
+        tls: Tls::No,
+        local_infile: false,
+    };
+}
+
+/// Whether clients may use TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// There is no certificate.
+    No,
+    /// As they like.
+    Offered,
+    /// They must, but for those whose channel is secure already.
+    Required,
+}
+
+/// What a service offers whose servers have these flags in common.
+fn offered(common: u64, channel: Channel) -> u64 {
+    let files = u64::from(capability::LOCAL_FILES) * u64::from(channel.local_infile);
+    let tls = match channel.tls {
+        Tls::No => 0,
+        Tls::Offered | Tls::Required => u64::from(capability::SSL),
+    };
+    let offered = common & (CHOICE | files) | LOGIN | tls;
+    if offered >> 32 == 0 {
+        return offered;
+    }
+    // As MariaDB says that the reserved bytes are flags.
+    offered & !u64::from(capability::LONG_PASSWORD)
 }
 
 /// What a session leaves on a connection.

@@ -6,6 +6,7 @@
 
 mod answering;
 mod login;
+mod sending;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use portside_proto::reply::{Outcome, Shape};
 
 use self::answering::{malformed_attributes, unknown};
 use self::login::Pending;
-use super::{Class, Conn, Left, Server, Settings, Want, CHOICE, LOGIN};
+use super::{offered, Channel, Class, Conn, Left, Server, Settings, Want};
 use crate::reason::{Cause, Pin};
 use crate::sql::{self, Kind, Pins, Verdict};
 
@@ -71,6 +72,8 @@ pub enum Step {
     More,
     /// Write to the client, go on.
     Say(Vec<u8>),
+    /// Everything behind what was taken is TLS, from the next byte on; step again with what comes out of it.
+    StartTls,
     /// The login was refused: write, count, end.
     Denied(Vec<u8>),
     /// The password is right: call [`Session::admitted`] or [`Session::turned_away`].
@@ -121,6 +124,9 @@ enum Phase {
 #[derive(Debug)]
 pub struct Session {
     phase: Phase,
+    channel: Channel,
+    /// It came over TLS.
+    has_tls: bool,
     thread_id: u32,
     offered: u64,
     salt: [u8; 20],
@@ -155,18 +161,18 @@ pub struct Session {
 
 impl Session {
     /// A client that has just come, and the greeting for it. `servers`: what is known about those of the
-    /// service; with none there is nothing to greet with. `local_infile`: files of clients may be loaded.
+    /// service; with none there is nothing to greet with.
     pub fn new(
         thread_id: u32,
         salt: [u8; 20],
         servers: &[Arc<Server>],
-        local_infile: bool,
+        channel: Channel,
     ) -> Option<(Self, Vec<u8>)> {
         let first = servers.first()?;
         let common = servers
             .iter()
             .fold(u64::MAX, |all, server| all & server.capabilities);
-        let offered = offered(common, local_infile);
+        let offered = offered(common, channel);
         let plugin = Plugin::from_name(first.plugin.as_bytes()).unwrap_or(Plugin::Native);
         let greeting = offer::greeting(&Offer {
             version: &first.version,
@@ -178,6 +184,8 @@ impl Session {
         });
         let session = Self {
             phase: Phase::Login,
+            channel,
+            has_tls: false,
             thread_id,
             offered,
             salt,
@@ -206,6 +214,11 @@ impl Session {
     /// The id that its greeting named.
     pub fn thread_id(&self) -> u32 {
         self.thread_id
+    }
+
+    /// Whether nobody else can read what its client sends: a password may come as it is.
+    pub fn is_secure(&self) -> bool {
+        self.channel.is_secure
     }
 
     /// Its account, once it has logged in.
@@ -434,68 +447,6 @@ impl Session {
         }
     }
 
-    fn upload(&mut self, input: &[u8], left: usize, continues: bool) -> (usize, Step) {
-        if left > 0 {
-            let taken = left.min(input.len());
-            self.phase = Phase::Upload {
-                left: left - taken,
-                continues,
-            };
-            let step = if taken > 0 { Step::Forward } else { Step::More };
-            return (taken, step);
-        }
-        if !continues {
-            self.phase = Phase::Reply;
-            return (0, Step::Await);
-        }
-        if input.len() < HEADER_LEN {
-            return (0, Step::More);
-        }
-        let length = length(input);
-        let taken = input.len().min(HEADER_LEN + length);
-        self.phase = Phase::Upload {
-            left: HEADER_LEN + length - taken,
-            continues: length == MAX_PAYLOAD as usize,
-        };
-        (taken, Step::Forward)
-    }
-
-    /// The server asks for a file. True: the command at hand names it; the client's packets go to the server until the
-    /// file is over.
-    pub fn may_send(&mut self, name: &[u8]) -> bool {
-        let files = self.verdict.as_ref().map_or(&[][..], |v| &v.files);
-        let is_named = |file: &Option<Box<[u8]>>| file.as_deref().is_none_or(|file| file == name);
-        let is_asked = self.phase == Phase::Reply && files.iter().any(is_named);
-        if is_asked {
-            self.phase = Phase::File {
-                left: 0,
-                continues: false,
-            };
-        }
-        is_asked
-    }
-
-    fn file(&mut self, input: &[u8], left: usize, continues: bool) -> (usize, Step) {
-        let (taken, left, continues) = if left > 0 {
-            let taken = left.min(input.len());
-            (taken, left - taken, continues)
-        } else if input.len() < HEADER_LEN {
-            (0, 0, continues)
-        } else {
-            let length = length(input);
-            if length == 0 && !continues {
-                self.phase = Phase::Reply;
-                return (HEADER_LEN, Step::Forward);
-            }
-            let taken = input.len().min(HEADER_LEN + length);
-            let left = HEADER_LEN + length - taken;
-            (taken, left, length == MAX_PAYLOAD as usize)
-        };
-        self.phase = Phase::File { left, continues };
-        let step = if taken > 0 { Step::Forward } else { Step::More };
-        (taken, step)
-    }
-
     /// The reply is over. `id` names the connection.
     pub fn replied(&mut self, outcome: &Outcome, conn: &mut Conn, id: u64) {
         let verdict = self.verdict.take().unwrap_or_default();
@@ -600,17 +551,6 @@ fn read(command: u8, argument: &[u8]) -> Verdict {
         com::SET_OPTION => Verdict::pinned(Pin::Command),
         _ => Verdict::default(),
     }
-}
-
-/// What a service offers whose servers have these flags in common.
-fn offered(common: u64, local_infile: bool) -> u64 {
-    let files = u64::from(capability::LOCAL_FILES) * u64::from(local_infile);
-    let offered = common & (CHOICE | files) | LOGIN;
-    if offered >> 32 == 0 {
-        return offered;
-    }
-    // As MariaDB says that the reserved bytes are flags.
-    offered & !u64::from(capability::LONG_PASSWORD)
 }
 
 enum Packet<'a> {

@@ -136,7 +136,7 @@ impl Worker {
         match back.conn.feed(&mut bytes) {
             Event::Wait => None,
             Event::Ready => Some(Next::Took(0)),
-            Event::Send(bytes) => {
+            Event::Send(bytes) | Event::StartTls(bytes) => {
                 let _ = back.socket.push(&bytes);
                 None
             }
