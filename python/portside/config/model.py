@@ -411,8 +411,8 @@ class Service(Table):
     pool: Pool = Pool()
     """Overrides keys of [pool]."""
     local_infile: StrictBool = False
-    """Pool mode: let clients send files (LOAD DATA LOCAL INFILE). A client that asks for this trusts
-    its server; Portside passes on only requests for the file that the statement names."""
+    """Pool mode: let clients send files (LOAD DATA LOCAL INFILE). Only the file that the client's
+    own statement names is asked for."""
 
     @property
     def has_backup(self) -> bool:

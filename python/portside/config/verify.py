@@ -395,12 +395,15 @@ def _local_files(config: Config) -> Iterator[Finding]:
     for index, service in enumerate(config.services):
         path: Path = ("service", index, "local_infile")
         if service.local_infile and service.mode != "pool":
-            yield Finding(path, 'this has no effect: LOAD DATA LOCAL passes a service without mode = "pool"')
+            message = 'this has no effect: without mode = "pool" LOAD DATA LOCAL passes anyway'
+            yield Finding(path, message)
         elif service.local_infile:
             message = (
-                "who can change a client's statements (SQL injection) can now read the files of the client's host"
+                "who can change a client's statements (SQL injection) can now read "
+                "files of the client's host"
             )
-            yield Finding(path, message, hint="leave it out unless an application uses LOAD DATA LOCAL")
+            hint = "leave it out unless an application uses LOAD DATA LOCAL"
+            yield Finding(path, message, hint=hint)
 
 
 def _unused(config: Config) -> Iterator[Finding]:
