@@ -5,6 +5,7 @@
 //! know: sessions, servers, results. Pure; one pass over the text, no allocation but for a schema's name.
 
 mod lexer;
+mod load;
 mod names;
 mod pins;
 mod scan;
@@ -91,6 +92,8 @@ pub struct Verdict {
     pub has_table: bool,
     /// If it fails, it may have made an insert id all the same.
     pub may_fail_halfway: bool,
+    /// Files that a LOAD DATA LOCAL in it names; None where the name cannot be told.
+    pub files: Vec<Option<Box<[u8]>>>,
 }
 
 impl Verdict {
@@ -134,6 +137,11 @@ pub fn classify(text: &[u8], is_mariadb: bool) -> Verdict {
         asks: scan.asks,
         has_table: scan.has_table,
         may_fail_halfway: scan.may_fail_halfway(),
+        files: if scan.loads {
+            load::files(text)
+        } else {
+            Vec::new()
+        },
     };
     if lexer.is_doubtful() {
         verdict.pins.add(Pin::Statement);

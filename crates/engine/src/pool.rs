@@ -11,7 +11,9 @@ mod kill;
 mod lending;
 mod parting;
 mod replying;
+mod shelf;
 mod tick;
+mod waiting;
 mod welcome;
 
 use std::collections::{HashMap, VecDeque};

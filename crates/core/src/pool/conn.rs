@@ -7,8 +7,8 @@
 use std::collections::VecDeque;
 
 use portside_proto::command::{com, status};
-use portside_proto::handshake::offer::put_command;
-use portside_proto::handshake::{Announce, ClientLogin, LoginError, Step};
+use portside_proto::handshake::offer::{put_command, put_query};
+use portside_proto::handshake::{Announce, ClientLogin, LoginError, Step, Transport};
 use portside_proto::login::Greeting;
 use portside_proto::reply::{Outcome, Reply, Shape};
 use portside_proto::single::{OneRow, ServerError, Single};
@@ -30,8 +30,8 @@ pub struct Server {
     pub version: String,
     /// MariaDB or MySQL.
     pub is_mariadb: bool,
-    /// Capability flags.
-    pub capabilities: u32,
+    /// Capability flags, MariaDB's own in the upper half.
+    pub capabilities: u64,
     /// Default collation's number.
     pub collation: u8,
     /// Default authentication plugin.
@@ -49,7 +49,7 @@ impl From<&Greeting> for Server {
                 greeting.version.clone()
             },
             is_mariadb: greeting.is_mariadb,
-            capabilities: greeting.capabilities,
+            capabilities: greeting.all_capabilities(),
             collation: greeting.collation,
             plugin: greeting.plugin.clone(),
         }
@@ -81,6 +81,8 @@ pub enum Event {
     Wait,
     /// Write these bytes, go on.
     Send(Vec<u8>),
+    /// Write these bytes, begin TLS, go on inside.
+    StartTls(Vec<u8>),
     /// Logged in, or prepared: a command may be sent.
     Ready,
     /// See [`Failure`]; all but `Step` end the connection.
@@ -118,7 +120,7 @@ pub struct Conn {
     phase: Phase,
     has_greeted: bool,
     thread_id: u32,
-    capabilities: u32,
+    capabilities: u64,
     is_mariadb: bool,
     /// The SET that a reset is followed by.
     restore: Box<[u8]>,
@@ -146,11 +148,18 @@ pub struct Conn {
 
 impl Conn {
     /// A connection before the server's first byte. `seed`: random bytes for one RSA encryption.
-    pub fn new(user: &str, password: &str, class: Class, seed: [u8; 20]) -> Self {
+    pub fn new(
+        user: &str,
+        password: &str,
+        class: Class,
+        seed: [u8; 20],
+        transport: Transport,
+    ) -> Self {
         let login = ClientLogin::new(user, password, None).announcing(Announce {
             capabilities: class.capabilities,
             collation: class.collation,
             seed,
+            transport,
         });
         Self {
             class,
@@ -255,19 +264,27 @@ impl Conn {
             return Event::Wait;
         };
         match login.feed(bytes) {
-            Ok(Some(Step::Send(answer))) => {
+            Ok(Some(step @ (Step::Send(_) | Step::StartTls(_)))) => {
                 if let (false, Some(greeting)) = (self.has_greeted, login.greeting()) {
                     self.has_greeted = true;
                     self.thread_id = greeting.thread_id;
                     self.is_mariadb = greeting.is_mariadb;
-                    self.capabilities = self.class.capabilities & greeting.capabilities;
+                    self.capabilities = self.class.capabilities & greeting.all_capabilities();
                 }
-                Event::Send(answer)
+                match step {
+                    // Nobody can have put them there but somebody on the way.
+                    Step::StartTls(_) if !bytes.is_empty() => {
+                        broken("bytes behind the greeting of a server that offers TLS")
+                    }
+                    Step::StartTls(request) => Event::StartTls(request),
+                    Step::Send(answer) => Event::Send(answer),
+                    Step::Done => Event::Wait,
+                }
             }
             Ok(Some(Step::Done)) => {
                 self.phase = Phase::FirstLook(OneRow::default());
-                let mut query = Vec::with_capacity(FIRST_LOOK.len() + 5);
-                put_command(&mut query, com::QUERY, FIRST_LOOK);
+                let mut query = Vec::with_capacity(FIRST_LOOK.len() + 7);
+                put_query(&mut query, FIRST_LOOK, self.capabilities);
                 Event::Send(query)
             }
             Ok(None) => Event::Wait,
@@ -353,7 +370,7 @@ impl Conn {
             settings.after(&self.settings).unwrap_or_default()
         };
         for statement in missing {
-            put_command(&mut bytes, com::QUERY, statement);
+            put_query(&mut bytes, statement, self.capabilities);
             self.steps.push_back(Did::Setting(statement.clone()));
         }
         if let Some(schema) = want.schema.filter(|name| Some(*name) != self.schema()) {
@@ -362,7 +379,7 @@ impl Conn {
         }
         // The settings may have warned (with MariaDB such are not replayed).
         if want.no_diagnostics && !self.is_mariadb && (self.diagnostics || !missing.is_empty()) {
-            put_command(&mut bytes, com::QUERY, b"DO 0");
+            put_query(&mut bytes, b"DO 0", self.capabilities);
             self.steps.push_back(Did::Quiet);
         }
         self.start_steps();
@@ -396,7 +413,7 @@ impl Conn {
     pub fn kill_query(&mut self, thread_id: u32) -> Vec<u8> {
         let mut bytes = Vec::new();
         let text = format!("KILL QUERY {thread_id}");
-        put_command(&mut bytes, com::QUERY, text.as_bytes());
+        put_query(&mut bytes, text.as_bytes(), self.capabilities);
         self.steps.push_back(Did::Errand);
         self.start_steps();
         bytes
@@ -404,7 +421,7 @@ impl Conn {
 
     fn put_reset(&mut self, bytes: &mut Vec<u8>) {
         put_command(bytes, com::RESET_CONNECTION, &[]);
-        put_command(bytes, com::QUERY, &self.restore);
+        put_query(bytes, &self.restore, self.capabilities);
         self.steps.extend([Did::Reset, Did::Restore]);
     }
 
@@ -472,8 +489,15 @@ impl Conn {
         }
     }
 
-    /// Looks for the end of the running reply; all bytes up to it are the client's.
+    /// The file that the server asks the client for; the reply goes on behind it.
+    pub fn take_file(&mut self) -> Option<Vec<u8>> {
+        self.reply.take_file()
+    }
+
+    /// Looks for the end of the running reply; all bytes up to it are the client's, or up to a request for a file
+    /// ([`Self::take_file`]). After a failure nothing of these bytes may be passed on.
     pub fn relay(&mut self, bytes: &mut &[u8]) -> Result<Option<Outcome>, Failure> {
+        let is_untouched = self.reply.is_untouched();
         match self.reply.feed(bytes) {
             Ok(None) => Ok(None),
             Ok(Some(outcome)) => {
@@ -483,7 +507,7 @@ impl Conn {
                 Ok(Some(outcome))
             }
             Err(error) => {
-                self.phase = Phase::Broken;
+                self.refuse_reply(is_untouched);
                 Err(Failure::Broken(error.to_string()))
             }
         }
@@ -497,6 +521,14 @@ impl Conn {
     /// Whether `autocommit` is on from the login on, so that switching it on leaves nothing.
     pub fn is_autocommit(&self) -> bool {
         self.is_autocommit
+    }
+
+    /// The running reply is no more passed on. `is_untouched`: nothing of it was.
+    pub fn refuse_reply(&mut self, is_untouched: bool) {
+        self.phase = Phase::Broken;
+        if is_untouched {
+            self.reply = Reply::new(Shape::Nothing, 0);
+        }
     }
 
     /// The schema in force.
@@ -544,6 +576,7 @@ fn failure(error: LoginError) -> Failure {
         LoginError::Denied { .. }
         | LoginError::Key(_)
         | LoginError::NeedsSecureChannel
+        | LoginError::NoTls
         | LoginError::UnknownPlugin(_) => Failure::Denied(error.to_string()),
     }
 }

@@ -5,18 +5,22 @@
 //! command is looked at.
 
 mod answering;
+mod framing;
 mod login;
+mod sending;
 
 use std::fmt::Display;
 use std::sync::Arc;
 
-use portside_proto::command::{com, status, HEADER_LEN, MAX_PAYLOAD};
+use portside_proto::command::{capability, com, status, HEADER_LEN, MAX_PAYLOAD};
 use portside_proto::handshake::offer::{self, Offer, Plugin};
+use portside_proto::parameters::query_text;
 use portside_proto::reply::{Outcome, Shape};
 
-use self::answering::unknown;
+use self::answering::{malformed_attributes, unknown};
+use self::framing::{length, packet, Packet};
 use self::login::Pending;
-use super::{Class, Conn, Left, Server, Settings, Want, CHOICE, LOGIN};
+use super::{offered, Channel, Class, Conn, Left, Server, Settings, Want};
 use crate::reason::{Cause, Pin};
 use crate::sql::{self, Kind, Pins, Verdict};
 
@@ -70,6 +74,8 @@ pub enum Step {
     More,
     /// Write to the client, go on.
     Say(Vec<u8>),
+    /// Everything behind what was taken is TLS, from the next byte on; step again with what comes out of it.
+    StartTls,
     /// The login was refused: write, count, end.
     Denied(Vec<u8>),
     /// The password is right: call [`Session::admitted`] or [`Session::turned_away`].
@@ -108,21 +114,30 @@ enum Phase {
         continues: bool,
     },
     Reply,
+    /// The server has asked for a file: bytes of the present packet still to come, and whether the next one belongs
+    /// to it. An empty packet that belongs to none ends the file.
+    File {
+        left: usize,
+        continues: bool,
+    },
 }
 
 /// A client. See the module's text.
 #[derive(Debug)]
 pub struct Session {
     phase: Phase,
+    channel: Channel,
+    /// It came over TLS.
+    has_tls: bool,
     thread_id: u32,
-    offered: u32,
+    offered: u64,
     /// The family of the servers, which read statements differently.
     is_mariadb: bool,
     salt: [u8; 20],
     /// The method that the greeting named.
     plugin: Plugin,
     /// Flags of its login.
-    capabilities: u32,
+    capabilities: u64,
     class: Class,
     pending: Option<Box<Pending>>,
     user: Option<Arc<User>>,
@@ -151,12 +166,17 @@ pub struct Session {
 impl Session {
     /// A client that has just come, and the greeting for it. `servers`: what is known about those of the
     /// service; with none there is nothing to greet with.
-    pub fn new(thread_id: u32, salt: [u8; 20], servers: &[Arc<Server>]) -> Option<(Self, Vec<u8>)> {
+    pub fn new(
+        thread_id: u32,
+        salt: [u8; 20],
+        servers: &[Arc<Server>],
+        channel: Channel,
+    ) -> Option<(Self, Vec<u8>)> {
         let first = servers.first()?;
         let common = servers
             .iter()
-            .fold(u32::MAX, |all, server| all & server.capabilities);
-        let offered = (common & CHOICE) | LOGIN;
+            .fold(u64::MAX, |all, server| all & server.capabilities);
+        let offered = offered(common, channel);
         let plugin = Plugin::from_name(first.plugin.as_bytes()).unwrap_or(Plugin::Native);
         let greeting = offer::greeting(&Offer {
             version: &first.version,
@@ -168,6 +188,8 @@ impl Session {
         });
         let session = Self {
             phase: Phase::Login,
+            channel,
+            has_tls: false,
             thread_id,
             offered,
             is_mariadb: first.is_mariadb,
@@ -197,6 +219,11 @@ impl Session {
     /// The id that its greeting named.
     pub fn thread_id(&self) -> u32 {
         self.thread_id
+    }
+
+    /// Whether nobody else can read what its client sends: a password may come as it is.
+    pub fn is_secure(&self) -> bool {
+        self.channel.is_secure
     }
 
     /// Its account, once it has logged in.
@@ -234,9 +261,14 @@ impl Session {
         self.phase == Phase::Command && !self.pins.has(Pin::Transaction)
     }
 
-    /// Whether a reply (or a long command) is under way.
+    /// Whether a reply (or a long command, or a file) is under way.
     pub fn is_running(&self) -> bool {
-        matches!(self.phase, Phase::Reply | Phase::Upload { .. })
+        matches!(self.phase, Phase::Reply) || self.is_sending()
+    }
+
+    /// Whether the server waits for the rest of a long command or of a file.
+    pub fn is_sending(&self) -> bool {
+        matches!(self.phase, Phase::Upload { .. } | Phase::File { .. })
     }
 
     /// Whether the client's bytes are still wanted: not while a reply runs.
@@ -291,6 +323,7 @@ impl Session {
             Phase::Reply | Phase::Admission => (0, Step::Await),
             Phase::Schema => (0, self.confirmed(conn.is_some())),
             Phase::Upload { left, continues } => self.upload(input, left, continues),
+            Phase::File { left, continues } => self.file(input, left, continues),
             Phase::Login | Phase::Switch(_) => match packet(input) {
                 Packet::Incomplete(length) if length > offer::LOGIN_MAX => {
                     (0, self.malformed("a login packet of this length", 1))
@@ -345,6 +378,15 @@ impl Session {
         }
         let Some(shape) = Shape::of(command) else {
             return (whole, Step::Say(unknown(command)));
+        };
+        let has_attributes =
+            is_whole && command == com::QUERY && self.class.has(capability::QUERY_ATTRIBUTES);
+        let Some(argument) = (if has_attributes {
+            query_text(argument)
+        } else {
+            Some(argument)
+        }) else {
+            return (whole, Step::Say(malformed_attributes()));
         };
         if self.verdict.is_none() {
             self.verdict = Some(if is_whole {
@@ -413,32 +455,6 @@ impl Session {
         } else {
             self.phase = Phase::Reply;
         }
-    }
-
-    fn upload(&mut self, input: &[u8], left: usize, continues: bool) -> (usize, Step) {
-        if left > 0 {
-            let taken = left.min(input.len());
-            self.phase = Phase::Upload {
-                left: left - taken,
-                continues,
-            };
-            let step = if taken > 0 { Step::Forward } else { Step::More };
-            return (taken, step);
-        }
-        if !continues {
-            self.phase = Phase::Reply;
-            return (0, Step::Await);
-        }
-        if input.len() < HEADER_LEN {
-            return (0, Step::More);
-        }
-        let length = length(input);
-        let taken = input.len().min(HEADER_LEN + length);
-        self.phase = Phase::Upload {
-            left: HEADER_LEN + length - taken,
-            continues: length == MAX_PAYLOAD as usize,
-        };
-        (taken, Step::Forward)
     }
 
     /// The reply is over. `id` names the connection.
@@ -571,29 +587,5 @@ fn read(command: u8, argument: &[u8], is_mariadb: bool) -> Verdict {
             ..Verdict::default()
         },
         _ => Verdict::default(),
-    }
-}
-
-enum Packet<'a> {
-    Whole {
-        sequence: u8,
-        payload: &'a [u8],
-    },
-    /// Payload length as far as it is known.
-    Incomplete(usize),
-}
-
-fn length(input: &[u8]) -> usize {
-    match input {
-        [a, b, c, ..] => u32::from_le_bytes([*a, *b, *c, 0]) as usize,
-        _ => 0,
-    }
-}
-
-fn packet(input: &[u8]) -> Packet<'_> {
-    let length = length(input);
-    match (input.get(3), input.get(HEADER_LEN..HEADER_LEN + length)) {
-        (Some(&sequence), Some(payload)) => Packet::Whole { sequence, payload },
-        _ => Packet::Incomplete(length),
     }
 }

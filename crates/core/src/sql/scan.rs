@@ -12,6 +12,8 @@ pub(super) struct Scan {
     pub(super) statements: usize,
     /// A table is read or written for certain.
     pub(super) has_table: bool,
+    /// A LOAD is among them.
+    pub(super) loads: bool,
     /// SET, USE or KILL is among several statements.
     pub(super) has_special: bool,
     is_mariadb: bool,
@@ -46,6 +48,8 @@ enum First {
     Create,
     Alter,
     Drop,
+    /// LOAD: only DATA and XML are known.
+    Load,
     /// START: only TRANSACTION is known.
     Start,
     /// BEGIN: alone or with WORK.
@@ -194,6 +198,13 @@ impl Scan {
             b"CREATE" => First::Create,
             b"ALTER" | b"RENAME" => First::Alter,
             b"DROP" => First::Drop,
+            b"LOAD" => {
+                self.loads = true;
+                self.has_table = true;
+                // It fails halfway as well.
+                (self.is_insert, self.has_many_rows) = (true, true);
+                First::Load
+            }
             b"START" => First::Start,
             b"BEGIN" => First::Begin,
             b"SHOW" => First::Show,
@@ -256,14 +267,21 @@ impl Scan {
             | (First::Drop, b"TABLE" | b"TABLES" | b"INDEX" | b"VIEW")
             | (First::Start, b"TRANSACTION")
             | (First::Begin, b"WORK") => First::Definitions,
-            (First::Create | First::Alter | First::Drop | First::Start | First::Begin, _) => {
-                return self.pin(Pin::Statement)
-            }
+            (First::Load, b"DATA" | b"XML") => First::Expressions,
+            (
+                First::Create
+                | First::Alter
+                | First::Drop
+                | First::Load
+                | First::Start
+                | First::Begin,
+                _,
+            )
+            | (First::Show, b"PROFILE" | b"PROFILES") => return self.pin(Pin::Statement),
             (First::Show, b"WARNINGS" | b"ERRORS" | b"COUNT") => {
                 self.asks.diagnostics = true;
                 First::Definitions
             }
-            (First::Show, b"PROFILE" | b"PROFILES") => return self.pin(Pin::Statement),
             // CREATE TABLE ... SELECT runs what it selects.
             (First::Show, _) | (First::Definitions, b"SELECT" | b"WITH" | b"VALUES") => {
                 First::Expressions
@@ -312,6 +330,8 @@ impl Scan {
                 | b"RECURSIVE",
             ) => Before::Introduces,
             (Before::Introduces | Before::Dot { table: true }, _) => Before::TableName,
+            // LOAD DATA ... INTO TABLE t (columns)
+            (_, b"TABLE") if self.loads => Before::Introduces,
             (Before::Dot { table: false }, _) => Before::Unknown,
             _ if names::is_glued(word) => Before::Glued,
             _ if names::is_harmless(word, self.is_mariadb) => Before::Other,

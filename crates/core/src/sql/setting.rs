@@ -113,11 +113,7 @@ fn assignments(mut lexer: Lexer<'_>) -> Option<Setting> {
         }
         match token {
             // A number, or a text as 0x616e7369.
-            Token::Number(_) | Token::Word([b'0'..=b'9', ..])
-                if is_named(&lower) =>
-            {
-                return None
-            }
+            Token::Number(_) | Token::Word([b'0'..=b'9', ..]) if is_named(&lower) => return None,
             Token::Number(_) => {}
             Token::Word(text) | Token::Text(text) => {
                 if !text.is_ascii() || text.contains(&b'\\') {

@@ -12,6 +12,16 @@ const SHA2: &str = "caching_sha2_password";
 /// utf8mb4_general_ci: known to every version since 5.5.
 const DEFAULT_COLLATION: u8 = 45;
 
+/// Flags of every login.
+const BASE: u32 = capability::LONG_PASSWORD
+    | capability::LONG_FLAG
+    | capability::PROTOCOL_41
+    | capability::TRANSACTIONS
+    | capability::SECURE_CONNECTION
+    | capability::MULTI_RESULTS
+    | capability::PLUGIN_AUTH
+    | capability::PLUGIN_AUTH_LENENC_DATA;
+
 /// Payload bytes of an authentication packet at most.
 const PACKET_MAX: usize = 16 * 1024;
 
@@ -27,6 +37,8 @@ const KEY_REQUEST: u8 = 2;
 pub enum Step {
     /// Write these bytes, read on.
     Send(Vec<u8>),
+    /// Write these bytes, begin TLS, and feed again: the login goes inside.
+    StartTls(Vec<u8>),
     /// Logged in; commands may be sent.
     Done,
 }
@@ -62,6 +74,9 @@ pub enum LoginError {
          client, so that the server has it in its cache, or use mysql_native_password"
     )]
     NeedsSecureChannel,
+    /// TLS is a must, and the greeting does not offer it.
+    #[error("the server offers no TLS")]
+    NoTls,
     /// A plugin that is not implemented.
     #[error("the server wants the authentication plugin {0:?}; known are {NATIVE} and {SHA2}")]
     UnknownPlugin(String),
@@ -73,21 +88,38 @@ pub enum LoginError {
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     Greeting,
+    /// TLS begins; the login is the first that goes inside.
+    Tls,
     Answer,
     /// The RSA key was asked for; kept is the salt that hides the password in it.
     Key([u8; 20]),
     Done,
 }
 
+/// How the bytes of a login travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// As they are, for everybody on the way to read.
+    Plain,
+    /// Where nobody else can read: a unix socket, as `is_secure_transport` in MySQL has it.
+    Secure,
+    /// In TLS if the server offers it.
+    TlsIfOffered,
+    /// In TLS, or not at all.
+    Tls,
+}
+
 /// What a login announces besides what every login does.
 #[derive(Clone, Debug)]
 pub struct Announce {
-    /// Capability flags to ask for, as far as the server offers them.
-    pub capabilities: u32,
+    /// Capability flags to ask for, as far as the server offers them; MariaDB's own in the upper half.
+    pub capabilities: u64,
     /// The collation's number.
     pub collation: u8,
     /// Random bytes for one RSA encryption (`caching_sha2_password` without TLS).
     pub seed: [u8; 20],
+    /// Which way.
+    pub transport: Transport,
 }
 
 /// One login: [`Self::feed`] until [`Step::Done`].
@@ -101,6 +133,8 @@ pub struct ClientLogin {
     greeting: Option<Greeting>,
     assembler: Assembler,
     state: State,
+    /// Nobody else can read what is sent: a password may go as it is.
+    is_secure: bool,
 }
 
 /// Without the password.
@@ -127,12 +161,14 @@ impl ClientLogin {
             greeting: None,
             assembler: Assembler::default(),
             state: State::Greeting,
+            is_secure: false,
         }
     }
 
     /// The same with flags and a collation of one's own, and with random bytes for RSA.
     #[must_use]
     pub fn announcing(mut self, announce: Announce) -> Self {
+        self.is_secure = announce.transport == Transport::Secure;
         self.announce = Some(announce);
         self
     }
@@ -155,6 +191,7 @@ impl ClientLogin {
                         Some(event) => Some(self.greeted(event)?),
                     }
                 }
+                State::Tls => Some(self.log_in(2)?),
                 State::Answer | State::Key(_) => {
                     let take = |sequence, payload: &[u8]| (sequence, payload.to_vec());
                     match self.assembler.next(bytes, PACKET_MAX, take) {
@@ -188,42 +225,71 @@ impl ClientLogin {
             NATIVE
         };
         plugin.clone_into(&mut self.plugin);
-        let login = self.login(&greeting)?;
         self.salt = greeting.salt;
+        let is_offered = greeting.capabilities & capability::SSL != 0;
         self.greeting = Some(greeting);
-        self.state = State::Answer;
-        Ok(Step::Send(packet(1, &login)))
+        match self.announce.as_ref().map(|a| a.transport) {
+            Some(Transport::Tls) if !is_offered => Err(LoginError::NoTls),
+            Some(Transport::Tls | Transport::TlsIfOffered) if is_offered => Ok(self.ask_for_tls()),
+            _ => self.log_in(1),
+        }
     }
 
-    fn login(&self, greeting: &Greeting) -> Result<Vec<u8>, LoginError> {
-        let offered = greeting.capabilities | capability::LONG_PASSWORD;
-        let mut flags = capability::LONG_PASSWORD
-            | capability::LONG_FLAG
-            | capability::PROTOCOL_41
-            | capability::TRANSACTIONS
-            | capability::SECURE_CONNECTION
-            | capability::MULTI_RESULTS
-            | capability::PLUGIN_AUTH
-            | capability::PLUGIN_AUTH_LENENC_DATA;
-        let mut collation = DEFAULT_COLLATION;
+    /// The front of the login packet alone, with the flag for TLS (`SSLRequest`).
+    fn ask_for_tls(&mut self) -> Step {
+        self.is_secure = true;
+        self.state = State::Tls;
+        Step::StartTls(packet(1, &self.front()))
+    }
+
+    fn log_in(&mut self, sequence: u8) -> Result<Step, LoginError> {
+        let login = self.login()?;
+        self.state = State::Answer;
+        Ok(Step::Send(packet(sequence, &login)))
+    }
+
+    /// Flags that both sides have.
+    fn flags(&self) -> u64 {
+        let offered = self.greeting.as_ref().map_or(0, Greeting::all_capabilities);
+        let offered = offered | u64::from(capability::LONG_PASSWORD);
+        let mut flags = u64::from(BASE);
         if let Some(announce) = self.announce.as_ref() {
             // Without MULTI_RESULTS, if that is what is asked for.
-            flags = flags & !capability::MULTI_RESULTS | announce.capabilities;
-            collation = announce.collation;
+            flags = flags & !u64::from(capability::MULTI_RESULTS) | announce.capabilities;
+            if matches!(announce.transport, Transport::Tls | Transport::TlsIfOffered) {
+                flags |= u64::from(capability::SSL);
+            }
         }
         if self.schema.is_some() {
-            flags |= capability::CONNECT_WITH_DB;
+            flags |= u64::from(capability::CONNECT_WITH_DB);
         }
         flags &= offered;
+        if flags >> 32 != 0 {
+            // So MariaDB knows that the reserved bytes are flags.
+            flags &= !u64::from(capability::LONG_PASSWORD);
+        }
+        flags
+    }
+
+    fn front(&self) -> Vec<u8> {
+        let announce = self.announce.as_ref();
+        let [flags @ .., a, b, c, d] = self.flags().to_le_bytes();
         let mut payload = Vec::with_capacity(160);
-        payload.extend_from_slice(&flags.to_le_bytes());
+        payload.extend_from_slice(&flags);
         payload.extend_from_slice(&MAX_PAYLOAD.to_le_bytes());
-        payload.push(collation);
-        payload.extend_from_slice(&[0; 23]);
+        payload.push(announce.map_or(DEFAULT_COLLATION, |a| a.collation));
+        payload.extend_from_slice(&[0; 19]);
+        payload.extend_from_slice(&[a, b, c, d]);
+        payload
+    }
+
+    fn login(&self) -> Result<Vec<u8>, LoginError> {
+        let flags = self.flags() as u32;
+        let mut payload = self.front();
         payload.extend_from_slice(self.user.as_bytes());
         payload.push(0);
         // At most 32 bytes, so the one-byte and the length-encoded length look the same.
-        put_lenenc_bytes(&mut payload, &self.scramble(&greeting.salt)?);
+        put_lenenc_bytes(&mut payload, &self.scramble(&self.salt)?);
         if flags & capability::CONNECT_WITH_DB != 0 {
             payload.extend_from_slice(self.schema.as_deref().unwrap_or_default().as_bytes());
             payload.push(0);
@@ -275,6 +341,12 @@ impl ClientLogin {
             }
             Some(marker::AUTH_MORE_DATA) => match (self.plugin.as_str(), reader.u8()) {
                 (SHA2, Some(FAST_AUTH_OK)) => Ok(None),
+                (SHA2, Some(FULL_AUTH)) if self.is_secure => {
+                    let mut password = self.password.clone().into_bytes();
+                    password.push(0);
+                    let sequence = sequence.wrapping_add(1);
+                    Ok(Some(Step::Send(packet(sequence, &password))))
+                }
                 (SHA2, Some(FULL_AUTH)) if self.announce.is_some() => {
                     self.state = State::Key(self.salt);
                     let sequence = sequence.wrapping_add(1);

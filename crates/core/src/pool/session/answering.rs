@@ -1,6 +1,6 @@
 //! What a client is answered without a server: pings, ids, refusals, and what it is told when things go wrong.
 
-use portside_proto::command::{capability, com};
+use portside_proto::command::com;
 use portside_proto::err::errno;
 use portside_proto::handshake::offer::{self, Login};
 use portside_proto::reply::STMT_BULK_EXECUTE;
@@ -81,14 +81,14 @@ impl Session {
         }
         Some(match &verdict.kind {
             Kind::ConnectionId(name) => {
-                let deprecate = self.class.capabilities & capability::DEPRECATE_EOF != 0;
                 let id = u64::from(self.thread_id);
                 let kind = if self.is_mariadb {
                     offer::Number::Long
                 } else {
                     offer::Number::LongLong
                 };
-                let bytes = offer::one_number(name, id, kind, self.status, deprecate);
+                let capabilities = self.class.capabilities;
+                let bytes = offer::one_number(name, id, kind, self.status, capabilities);
                 self.answered_here();
                 Step::Say(bytes)
             }
@@ -177,6 +177,11 @@ impl Session {
         let cause = Cause::ProtocolError;
         Step::End(cause, err(sequence, number, *b"08S01", &text))
     }
+}
+
+pub(super) fn malformed_attributes() -> Vec<u8> {
+    let text = "portside: malformed packet: query attributes";
+    err(1, errno::MALFORMED, *b"HY000", text)
 }
 
 pub(super) fn unknown(command: u8) -> Vec<u8> {
