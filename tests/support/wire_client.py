@@ -61,8 +61,8 @@ class LoginError(ConnectionError):
 
 def native(password: bytes, salt: bytes) -> bytes:
     """mysql_native_password."""
-    first = hashlib.sha1(password).digest()  # noqa: S324 the protocol's
-    mask = hashlib.sha1(salt + hashlib.sha1(first).digest()).digest()  # noqa: S324
+    first = hashlib.sha1(password).digest()
+    mask = hashlib.sha1(salt + hashlib.sha1(first).digest()).digest()
     return bytes(a ^ b for a, b in zip(first, mask, strict=True))
 
 

@@ -117,9 +117,7 @@ class Player:
         own = str(self.client.thread_id).encode()
         if len(reply) > 1:
             assert first_value(reply, self.client.flags) == own
-        return [
-            p._replace(payload=b"<own id>") if p.payload[1:] == own else p for p in reply
-        ]
+        return [p._replace(payload=b"<own id>") if p.payload[1:] == own else p for p in reply]
 
     def _prepared(self, slot: int, reply: list[Packet]) -> list[Packet]:
         first = reply[0].payload
@@ -162,7 +160,7 @@ class Neighbour:
         self._thread.start()
 
     def poison(self, wait_s: float) -> bool:
-        """Lets it say its next burst; whether it is over after the time. Not before the last one."""
+        """Lets it say its next burst, after the last; whether it is over by then."""
         if not self._idle.is_set():
             return False
         self._idle.clear()
