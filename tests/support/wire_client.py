@@ -31,6 +31,11 @@ FLAGS = {
     "DEPRECATE_EOF": 1 << 24,
     "OPTIONAL_RESULTSET_METADATA": 1 << 25,
     "QUERY_ATTRIBUTES": 1 << 27,
+    # MariaDB's own, in the upper half.
+    "PROGRESS": 1 << 32,
+    "BULK": 1 << 34,
+    "EXTENDED_METADATA": 1 << 35,
+    "BULK_UNIT_RESULTS": 1 << 37,
 }
 # LONG_PASSWORD, PROTOCOL_41, SECURE_CONNECTION, PLUGIN_AUTH
 LOGIN = 0x1 | 0x200 | 0x8000 | 0x80000
@@ -112,12 +117,14 @@ class WireClient:
         salt, plugin = self._greeting(self.read().payload)
         self.flags &= self.offered
         flags = self.flags | LOGIN | (CONNECT_WITH_DB if database is not None else 0)
+        if self.flags >> 32:
+            flags &= ~1  # a client of MariaDB, not of MySQL
         answer = PLUGINS[plugin](password, salt)
         schema = b"" if database is None else database.encode() + b"\0"
         self.socket.sendall(
             packet(
                 1,
-                struct.pack("<IIB23x", flags, 1 << 30, collation)
+                struct.pack("<IIB19xI", flags & 0xFFFFFFFF, 1 << 30, collation, flags >> 32)
                 + user
                 + b"\0"
                 + bytes([len(answer)])
@@ -150,6 +157,8 @@ class WireClient:
         (self.thread_id,) = struct.unpack_from("<I", payload, end + 1)
         low, _, _, high = struct.unpack_from("<HBHH", payload, end + 14)
         self.offered: int = low | high << 16
+        if not low & 1:
+            self.offered |= int.from_bytes(payload[end + 28 : end + 32], "little") << 32
         salt = payload[end + 5 : end + 13] + payload[end + 32 : end + 44]
         return salt, payload[end + 45 :].rstrip(b"\0")
 
@@ -187,7 +196,9 @@ class WireClient:
 
     def query(self, text: str | bytes) -> list[Packet]:
         """COM_QUERY."""
-        return self.command(b"\x03" + (text if isinstance(text, bytes) else text.encode()))
+        attributes = b"\x00\x01" if self.has("QUERY_ATTRIBUTES") else b""
+        sql = text if isinstance(text, bytes) else text.encode()
+        return self.command(b"\x03" + attributes + sql)
 
     def reply(self, shape: Shape) -> list[Packet]:
         """All packets of one reply."""
@@ -210,7 +221,8 @@ class WireClient:
         seen.append(self.read())
         return seen[-1].payload
 
-    def _has(self, name: str) -> bool:
+    def has(self, name: str) -> bool:
+        """Whether this flag was agreed on."""
         return self.flags & FLAGS[name] != 0
 
     def _result(self, seen: list[Packet]) -> bool:
@@ -223,14 +235,14 @@ class WireClient:
         if first[0] == 0xFB:
             self.socket.sendall(packet(seen[-1].sequence + 1, b""))
             return self._result(seen)
-        if self._has("OPTIONAL_RESULTSET_METADATA"):
+        if self.has("OPTIONAL_RESULTSET_METADATA"):
             has_metadata, (count, _) = first[0] == 1, lenenc(first, 1)
         else:
             has_metadata, (count, _) = True, lenenc(first)
         if has_metadata:
             for _ in range(count):
                 self._take(seen)
-        if not self._has("DEPRECATE_EOF"):
+        if not self.has("DEPRECATE_EOF"):
             flags = eof_status(self._take(seen))
             if flags & 0x40:  # a cursor: the rows are fetched
                 return False
@@ -242,19 +254,19 @@ class WireClient:
             row = self._take(seen)
             if row[:1] == b"\xff":
                 return 0
-            if row[:1] == b"\xfe" and len(row) < (0xFFFFFF if self._has("DEPRECATE_EOF") else 9):
-                return status(row) if self._has("DEPRECATE_EOF") else eof_status(row)
+            if row[:1] == b"\xfe" and len(row) < (0xFFFFFF if self.has("DEPRECATE_EOF") else 9):
+                return status(row) if self.has("DEPRECATE_EOF") else eof_status(row)
 
     def _prepared(self, seen: list[Packet]) -> None:
         first = self._take(seen)
         if first[0] == 0xFF:
             return
         columns, parameters = struct.unpack_from("<HH", first, 5)
-        with_metadata = not self._has("OPTIONAL_RESULTSET_METADATA") or first[12:13] == b"\x01"
+        with_metadata = not self.has("OPTIONAL_RESULTSET_METADATA") or first[12:13] == b"\x01"
         for count in (parameters, columns) if with_metadata else ():
             for _ in range(count):
                 self._take(seen)
-            if count and not self._has("DEPRECATE_EOF"):
+            if count and not self.has("DEPRECATE_EOF"):
                 self._take(seen)
 
     # ---- the end

@@ -101,8 +101,10 @@ class Player:
             case Prepare(slot, text):
                 return self._prepared(slot, client.command(b"\x16" + text, Shape.PREPARE))
             case Execute(slot, parameters, types, cursor):
-                head = b"\x17" + self._id(slot) + bytes([cursor]) + struct.pack("<I", 1)
-                return client.command(head + values(parameters, types))
+                named = client.has("QUERY_ATTRIBUTES")
+                head = b"\x17" + self._id(slot) + bytes([cursor | named << 3])
+                tail = values(parameters, types, named)
+                return client.command(head + struct.pack("<I", 1) + tail)
             case LongData(slot, parameter, data):
                 head = b"\x18" + self._id(slot) + struct.pack("<H", parameter)
                 return client.command(head + data, Shape.NONE)
@@ -128,17 +130,19 @@ class Player:
         return [reply[0]._replace(payload=own), *reply[1:]]
 
 
-def values(parameters: Sequence[Parameter], types: bool) -> bytes:
-    """NULL bitmap, types where they are sent, values."""
+def values(parameters: Sequence[Parameter], types: bool, named: bool) -> bytes:
+    """NULL bitmap, types (and names) where they are sent, values."""
+    count = bytes([len(parameters)]) if named else b""
     if not parameters:
-        return b""
+        return count
     bitmap = bytearray((len(parameters) + 7) // 8)
     for number, parameter in enumerate(parameters):
         if parameter.data is None:
             bitmap[number // 8] |= 1 << number % 8
-    out = bytes(bitmap) + bytes([types])
+    out = count + bytes(bitmap) + bytes([types])
     if types:
-        out += b"".join(bytes([p.type, 0x80 if p.unsigned else 0]) for p in parameters)
+        name = b"\0" if named else b""
+        out += b"".join(bytes([p.type, 0x80 if p.unsigned else 0]) + name for p in parameters)
     return out + b"".join(p.data for p in parameters if p.data is not None)
 
 
