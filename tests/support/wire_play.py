@@ -111,6 +111,8 @@ class Player:
             case OfStatement(slot, code, rows):
                 tail = struct.pack("<I", rows) if code == 28 else b""
                 reply = client.command(bytes([code]) + self._id(slot) + tail, _SHAPES[code])
+                own = b"(%d)" % int.from_bytes(self._id(slot), "little")
+                reply = [p._replace(payload=p.payload.replace(own, b"(own)")) for p in reply]
                 if code == 25:
                     self._ids.pop(slot, None)
                 return reply

@@ -74,7 +74,7 @@ impl Worker {
             let at = (0..self.pool.shelf.len()).find(|at| {
                 self.pool.idle_at(*at).is_some_and(|back| {
                     let same = back.conn.class() == class
-                        && is_same_account(&back.user, user)
+                        && back.user.shares_with(user)
                         && !back.conn.is_unfit(&want);
                     back.server()
                         .is_some_and(|s| Arc::ptr_eq(&s.state, &member.server.state))
@@ -162,10 +162,6 @@ pub(super) struct Key<'a> {
     pub client: Option<std::net::SocketAddr>,
 }
 
-fn is_same_account(one: &User, other: &User) -> bool {
-    one.server_user == other.server_user && one.server_password == other.server_password
-}
-
 impl Key<'_> {
     fn fits(&self, back: &Back) -> bool {
         let same_server = back
@@ -177,7 +173,7 @@ impl Key<'_> {
         same_server
             && same_client
             && back.conn.class() == self.class
-            && is_same_account(&back.user, self.user)
+            && back.user.shares_with(self.user)
     }
 }
 
