@@ -318,6 +318,7 @@ def test_pool_mode_has_its_limits_and_accounts() -> None:
         "max_lifetime_ms": 3_600_000,
         "idle_ms": None,
         "open_rate": 50,
+        "local_infile": False,
         "login_ms": 10_000,
     }
     assert built["users"] == [

@@ -82,6 +82,8 @@ pub struct PoolSpec {
     pub open_rate: u32,
     /// From accept to the client's login.
     pub login_ms: u64,
+    /// Clients may load files of theirs (LOAD DATA LOCAL).
+    pub local_infile: bool,
 }
 
 impl PoolSpec {
@@ -96,6 +98,7 @@ impl PoolSpec {
             idle_ms: self.idle_ms.zip(other.idle_ms).map(|(a, b)| a.max(b)),
             open_rate: self.open_rate.max(other.open_rate),
             login_ms: self.login_ms.max(other.login_ms),
+            local_infile: self.local_infile || other.local_infile,
         }
     }
 }

@@ -6,17 +6,19 @@
 
 mod answering;
 mod login;
+mod sending;
 
 use std::fmt::Display;
 use std::sync::Arc;
 
 use portside_proto::command::{capability, com, status, HEADER_LEN, MAX_PAYLOAD};
 use portside_proto::handshake::offer::{self, Offer, Plugin};
+use portside_proto::parameters::query_text;
 use portside_proto::reply::{Outcome, Shape};
 
-use self::answering::unknown;
+use self::answering::{malformed_attributes, unknown};
 use self::login::Pending;
-use super::{Channel, Class, Conn, Left, Server, Settings, Tls, Want, CHOICE, LOGIN};
+use super::{offered, Channel, Class, Conn, Left, Server, Settings, Want};
 use crate::reason::{Cause, Pin};
 use crate::sql::{self, Kind, Pins, Verdict};
 
@@ -110,6 +112,12 @@ enum Phase {
         continues: bool,
     },
     Reply,
+    /// The server has asked for a file: bytes of the present packet still to come, and whether the next one belongs
+    /// to it. An empty packet that belongs to none ends the file.
+    File {
+        left: usize,
+        continues: bool,
+    },
 }
 
 /// A client. See the module's text.
@@ -120,12 +128,12 @@ pub struct Session {
     /// It came over TLS.
     has_tls: bool,
     thread_id: u32,
-    offered: u32,
+    offered: u64,
     salt: [u8; 20],
     /// The method that the greeting named.
     plugin: Plugin,
     /// Flags of its login.
-    capabilities: u32,
+    capabilities: u64,
     class: Class,
     pending: Option<Box<Pending>>,
     user: Option<Arc<User>>,
@@ -165,12 +173,8 @@ impl Session {
         let first = servers.first()?;
         let common = servers
             .iter()
-            .fold(u32::MAX, |all, server| all & server.capabilities);
-        let tls = match channel.tls {
-            Tls::No => 0,
-            Tls::Offered | Tls::Required => capability::SSL,
-        };
-        let offered = (common & CHOICE) | LOGIN | tls;
+            .fold(u64::MAX, |all, server| all & server.capabilities);
+        let offered = offered(common, channel);
         let plugin = Plugin::from_name(first.plugin.as_bytes()).unwrap_or(Plugin::Native);
         let greeting = offer::greeting(&Offer {
             version: &first.version,
@@ -255,9 +259,14 @@ impl Session {
         self.phase == Phase::Command && !self.pins.has(Pin::Transaction)
     }
 
-    /// Whether a reply (or a long command) is under way.
+    /// Whether a reply (or a long command, or a file) is under way.
     pub fn is_running(&self) -> bool {
-        matches!(self.phase, Phase::Reply | Phase::Upload { .. })
+        matches!(self.phase, Phase::Reply) || self.is_sending()
+    }
+
+    /// Whether the server waits for the rest of a long command or of a file.
+    pub fn is_sending(&self) -> bool {
+        matches!(self.phase, Phase::Upload { .. } | Phase::File { .. })
     }
 
     /// Whether the client's bytes are still wanted: not while a reply runs.
@@ -312,6 +321,7 @@ impl Session {
             Phase::Reply | Phase::Admission => (0, Step::Await),
             Phase::Schema => (0, self.confirmed(conn.is_some())),
             Phase::Upload { left, continues } => self.upload(input, left, continues),
+            Phase::File { left, continues } => self.file(input, left, continues),
             Phase::Login | Phase::Switch(_) => match packet(input) {
                 Packet::Incomplete(length) if length > offer::LOGIN_MAX => {
                     (0, self.malformed("a login packet of this length", 1))
@@ -366,6 +376,15 @@ impl Session {
         }
         let Some(shape) = Shape::of(command) else {
             return (whole, Step::Say(unknown(command)));
+        };
+        let has_attributes =
+            is_whole && command == com::QUERY && self.class.has(capability::QUERY_ATTRIBUTES);
+        let Some(argument) = (if has_attributes {
+            query_text(argument)
+        } else {
+            Some(argument)
+        }) else {
+            return (whole, Step::Say(malformed_attributes()));
         };
         if self.verdict.is_none() {
             self.verdict = Some(if is_whole {
@@ -431,32 +450,6 @@ impl Session {
         }
     }
 
-    fn upload(&mut self, input: &[u8], left: usize, continues: bool) -> (usize, Step) {
-        if left > 0 {
-            let taken = left.min(input.len());
-            self.phase = Phase::Upload {
-                left: left - taken,
-                continues,
-            };
-            let step = if taken > 0 { Step::Forward } else { Step::More };
-            return (taken, step);
-        }
-        if !continues {
-            self.phase = Phase::Reply;
-            return (0, Step::Await);
-        }
-        if input.len() < HEADER_LEN {
-            return (0, Step::More);
-        }
-        let length = length(input);
-        let taken = input.len().min(HEADER_LEN + length);
-        self.phase = Phase::Upload {
-            left: HEADER_LEN + length - taken,
-            continues: length == MAX_PAYLOAD as usize,
-        };
-        (taken, Step::Forward)
-    }
-
     /// The reply is over. `id` names the connection.
     pub fn replied(&mut self, outcome: &Outcome, conn: &mut Conn, id: u64) {
         let verdict = self.verdict.take().unwrap_or_default();
@@ -503,7 +496,7 @@ impl Session {
 
     /// Pins that the server's status flags tell of.
     fn follow(&mut self, flags: u16) {
-        self.status = flags & !status::MORE_RESULTS_EXISTS;
+        self.status = flags & status::LASTING;
         for (pin, holds) in [
             (Pin::Transaction, flags & status::IN_TRANS != 0),
             (Pin::Autocommit, flags & status::AUTOCOMMIT == 0),

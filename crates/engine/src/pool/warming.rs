@@ -15,10 +15,10 @@ use crate::worker::Worker;
 
 /// The class of PHP's mysqlnd with utf8mb4: the commonest clients of a pool.
 const GUESS: Class = Class {
-    capabilities: capability::LONG_FLAG
+    capabilities: (capability::LONG_FLAG
         | capability::TRANSACTIONS
         | capability::MULTI_RESULTS
-        | capability::PS_MULTI_RESULTS,
+        | capability::PS_MULTI_RESULTS) as u64,
     collation: 45,
 };
 
