@@ -102,13 +102,7 @@ impl Worker {
             generation: self.pool.generations,
             id: self.pool.serial,
             state: State::Connecting,
-            conn: Conn::new(
-                &user.server_user,
-                &user.server_password,
-                order.class,
-                random(),
-                transport,
-            ),
+            conn: Conn::new(user, order.class, random(), transport),
             source_ip: opened
                 .held
                 .as_ref()

@@ -1,6 +1,6 @@
 //! How a server connection of the pool ends, also one that never came to be of use: QUIT, the server's FIN, then as the close rules say; and what it gives back.
 
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::Arc;
 
 use portside_core::breaker::Event as Breaker;
@@ -79,6 +79,7 @@ impl Worker {
         let wanted_by = back.wanted_by.take();
         if back.is_scout {
             self.pool.scouts.retain(|name| *name != server.name);
+            server.state.pool.was_asked.store(true, Relaxed);
         }
         // Another port is worth a try at once, as another address is.
         let mut has_other = back.reset_was_lost;

@@ -66,7 +66,7 @@ impl Worker {
         for member in &service.members {
             let at = (0..self.pool.shelf.len()).find(|at| {
                 self.pool.idle_at(*at).is_some_and(|back| {
-                    let same = back.conn.class() == class && is_same_account(&back.user, user);
+                    let same = back.conn.class() == class && back.user.shares_with(user);
                     back.server()
                         .is_some_and(|s| Arc::ptr_eq(&s.state, &member.server.state))
                         && !same
@@ -168,11 +168,6 @@ pub(super) struct Key<'a> {
     pub client: Option<std::net::SocketAddr>,
 }
 
-pub(super) fn is_same_account(one: &Arc<User>, other: &Arc<User>) -> bool {
-    Arc::ptr_eq(one, other)
-        || one.server_user == other.server_user && one.server_password == other.server_password
-}
-
 impl Server {
     /// Whether no connection can be added: by `[pool] max`, by its own limit, or by the server's word.
     pub(super) fn is_full(&self, now: u64) -> bool {
@@ -194,7 +189,7 @@ impl Key<'_> {
         same_server
             && same_client
             && back.conn.class() == self.class
-            && is_same_account(&back.user, self.user)
+            && back.user.shares_with(self.user)
     }
 }
 

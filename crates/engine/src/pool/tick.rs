@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::Arc;
 
-use super::shelf::is_same_account;
 use super::{Back, Place};
 use crate::plan::{ServerState, Service};
 use crate::shared::Cut;
@@ -82,10 +81,9 @@ impl Worker {
                 && present.destinations.iter().any(|d| d.text == *to)
         });
         let may_use = |service: &Arc<Service>| {
-            let mut users = service.users.values();
             let mut members = service.members.iter().enumerate();
             service.pool.is_some()
-                && users.any(|account| is_same_account(&account.user, &back.user))
+                && service.users.shares_with(&back.user)
                 && members
                     .any(|(i, m)| Arc::ptr_eq(&m.server.state, &server.state) && service.uses(i))
         };

@@ -3,6 +3,7 @@
 //! A connection lies ready for the account and class that used the server last; another's could not use it. Before
 //! the first client it is a guess, replaced once a client has come who is different.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 use portside_core::pool::{Class, User};
@@ -49,7 +50,7 @@ impl Worker {
     }
 
     fn send_scout(&mut self, service: &Service, member: usize) {
-        let Some(user) = first_by_name(service) else {
+        let Some(user) = service.users.scout() else {
             return;
         };
         let order = Order {
@@ -64,6 +65,8 @@ impl Worker {
         let name = service.members[member].server.name.clone();
         self.pool.scouts.push(name.clone());
         if self.open_back(service, member, order).is_err() {
+            let pool = &service.members[member].server.state.pool;
+            pool.was_asked.store(true, Relaxed);
             self.pool.scouts.retain(|scout| *scout != name);
         }
     }
@@ -163,10 +166,14 @@ impl Worker {
             let account = service.users.get(last.as_ref()?.user.name.as_bytes())?;
             Some((service, member, &account.user))
         });
-        let first = || usable.find_map(|(s, member)| Some((s, member, first_by_name(s)?)));
+        let first = || usable.find_map(|(s, member)| Some((s, member, s.users.scout()?)));
         let Some((service, member, user)) = present.or_else(first) else {
             return true;
         };
+        // Its password may not be known before its next client's login.
+        if !user.can_log_in() {
+            return true;
+        }
         let order = Order {
             user,
             class: last.as_ref().map_or(GUESS, |last| last.class),
@@ -195,10 +202,4 @@ impl Server {
     fn keeps_warm(&self) -> bool {
         !self.send_proxy && self.pool.is_some_and(|pool| pool.min_idle > 0)
     }
-}
-
-/// The first account by name, so that it is the same after a reload.
-fn first_by_name(service: &Service) -> Option<&Arc<User>> {
-    let users = service.users.values().map(|account| &account.user);
-    users.min_by(|a, b| a.name.cmp(&b.name))
 }
