@@ -128,6 +128,8 @@ pub struct Session {
     /// It came over TLS.
     has_tls: bool,
     thread_id: u32,
+    /// Its servers are.
+    is_mariadb: bool,
     offered: u64,
     salt: [u8; 20],
     /// The method that the greeting named.
@@ -187,6 +189,7 @@ impl Session {
             channel,
             has_tls: false,
             thread_id,
+            is_mariadb: first.is_mariadb,
             offered,
             salt,
             plugin,

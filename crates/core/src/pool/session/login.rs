@@ -48,7 +48,7 @@ impl Session {
             return Step::End(Cause::LoginDenied, err(next, number, *b"HY000", text));
         }
         self.capabilities = login.capabilities & self.offered;
-        self.class = Class::of_login(login.capabilities, login.collation, self.offered);
+        self.class = Class::of_login(login.capabilities, login.collation as u8, self.offered);
         self.prove(&login, next, context)
     }
 
@@ -63,7 +63,7 @@ impl Session {
             name: login.user.to_vec(),
             schema: schema.map(Into::into),
             user,
-            collation: login.collation,
+            collation: login.collation as u8,
             sequence,
         }));
         match Plugin::from_name(login.plugin) {
@@ -162,7 +162,12 @@ impl Session {
         }
         self.user = pending.user;
         self.schema = pending.schema;
-        offer::ok(pending.sequence, self.status)
+        match self.schema.as_deref() {
+            Some(schema) if self.class.has(capability::SESSION_TRACK) => {
+                offer::ok_with_schema(pending.sequence, self.status, schema)
+            }
+            _ => offer::ok(pending.sequence, self.status),
+        }
     }
 
     /// Back to the state of a fresh session; a connection that is attached keeps the traces.
