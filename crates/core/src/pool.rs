@@ -16,11 +16,14 @@ mod session;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod user;
+mod version;
 
 pub use conn::{Conn, Event, Failure, Server};
 pub use guard::FailedLogins;
-pub use session::{Context, Session, Step, User};
+pub use session::{Context, Session, Step};
 pub use settings::Settings;
+pub use user::{Learnt, User};
 
 use portside_proto::command::{capability, extended};
 pub use portside_proto::handshake::Transport;

@@ -2,7 +2,7 @@
 
 use portside_proto::command::com;
 use portside_proto::err::errno;
-use portside_proto::handshake::offer::{self, Login};
+use portside_proto::handshake::offer;
 use portside_proto::reply::STMT_BULK_EXECUTE;
 use portside_proto::single::err;
 
@@ -39,16 +39,7 @@ impl Session {
                 }
             }
             com::RESET_CONNECTION => return self.reset(conn),
-            com::CHANGE_USER => {
-                let Some(login) = Login::parse_change(argument, self.capabilities) else {
-                    return Some(self.malformed("a malformed change of user", 1));
-                };
-                self.commands += 1;
-                if login.collation > u16::from(u8::MAX) {
-                    return Some(Step::Say(collation_too_high(login.collation)));
-                }
-                self.prove(&login, 1, context)
-            }
+            com::CHANGE_USER => self.change_user(argument, context),
             com::BINLOG_DUMP | com::BINLOG_DUMP_GTID | com::REGISTER_SLAVE => {
                 let text = "portside: replicas connect to the server itself, not through a pool";
                 Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text))
@@ -165,7 +156,7 @@ impl Session {
     }
 }
 
-fn collation_too_high(number: u16) -> Vec<u8> {
+pub(super) fn collation_too_high(number: u16) -> Vec<u8> {
     let text = format!(
         "portside: collation {number} in a change of user: a server connection's login has one byte \
          for it; choose one up to 255, then SET NAMES"
