@@ -1,8 +1,8 @@
 """A client that logs in with exactly these capability flags, and keeps every packet of a reply.
 
-For comparing what a pool answers with what the server answers, byte by byte. MariaDB's own flags are the
-upper half of 64 bits. Methods: mysql_native_password, and the fast exchange of caching_sha2_password (so log in
-once with another client before).
+For comparing what a pool answers with what the server answers, byte by byte. MariaDB's own flags
+are the upper half of 64 bits. Methods: mysql_native_password, and the fast exchange of
+caching_sha2_password (so log in once with another client before).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PS_MULTI_RESULTS, SESSION_TRACK, DEPRECATE_EOF = 1 << 18, 1 << 23, 1 << 24
 OPTIONAL_METADATA, QUERY_ATTRIBUTES = 1 << 25, 1 << 27
 PROGRESS, BULK, EXTENDED_METADATA, CACHE_METADATA = 1 << 32, 1 << 34, 1 << 35, 1 << 36
 
-# LONG_PASSWORD | LONG_FLAG | PROTOCOL_41 | TRANSACTIONS | SECURE_CONNECTION | PLUGIN_AUTH | LENENC_DATA
+# Besides: LONG_PASSWORD, LONG_FLAG, TRANSACTIONS, SECURE_CONNECTION, PLUGIN_AUTH, LENENC_DATA.
 BASE = 1 | 1 << 2 | PROTOCOL_41 | 1 << 13 | 1 << 15 | 1 << 19 | 1 << 21
 
 MORE_RESULTS, CURSOR_EXISTS = 8, 64
@@ -49,7 +49,10 @@ def attributes(**values: str) -> bytes:
 
 
 class FlagClient(RawClient):
-    """One connection; ``flags`` besides those of every login. Without LONG_PASSWORD if MariaDB's are among them."""
+    """One connection; ``flags`` besides those of every login.
+
+    Without LONG_PASSWORD if MariaDB's are among them.
+    """
 
     def __init__(
         self,
