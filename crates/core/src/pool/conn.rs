@@ -24,6 +24,9 @@ const FIRST_LOOK: &[u8] =
     @@wait_timeout, @@sql_mode, @@global.character_set_client, @@global.collation_connection, \
     @@global.character_set_results, @@global.init_connect";
 
+/// Forgets warnings and errors: MariaDB only with a statement that uses a table.
+const CLEAR: &[u8] = b"DO (SELECT 1 FROM information_schema.engines LIMIT 0)";
+
 /// How servers know whose connections these are. Not the clients' own attributes: one connection serves many, and
 /// those of the first would be a lie for the others.
 const ATTRIBUTES: &[(&str, &str)] = &[
@@ -117,6 +120,7 @@ enum Phase {
 enum Did {
     Reset,
     Restore,
+    Clear,
     Setting(Box<[u8]>),
     Schema(Box<[u8]>),
     /// Something for others; its outcome matters to nobody here.
@@ -134,6 +138,8 @@ pub struct Conn {
     is_mariadb: bool,
     /// The SET that a reset is followed by.
     restore: Box<[u8]>,
+    /// MySQL warns of it: its character set is deprecated.
+    restore_warns: bool,
     /// A reset leaves the character set of the login.
     keeps_charset: bool,
     /// SQL text can be read under its character set and mode.
@@ -173,6 +179,7 @@ impl Conn {
             capabilities: 0,
             is_mariadb: false,
             restore: Box::default(),
+            restore_warns: false,
             keeps_charset: false,
             is_readable: false,
             steps: VecDeque::new(),
@@ -352,6 +359,11 @@ impl Conn {
         )
         .into_bytes()
         .into();
+        self.restore_warns = !self.is_mariadb
+            && [client, results, collation]
+                .into_iter()
+                .flatten()
+                .any(|name| name.starts_with("utf8mb3"));
         let is_global = global == [client.clone(), collation.clone(), results.clone()];
         self.keeps_charset = self.is_mariadb || is_global;
         self.is_readable = is_readable(client.as_ref()?.as_bytes())
@@ -382,6 +394,9 @@ impl Conn {
             put_command(&mut bytes, com::INIT_DB, schema);
             self.steps.push_back(Did::Schema(schema.into()));
         }
+        if want.no_diagnostics && (self.diagnostics || !bytes.is_empty()) {
+            self.put_clear(&mut bytes);
+        }
         self.start_steps();
         bytes
     }
@@ -396,9 +411,7 @@ impl Conn {
     fn needs_reset(&self, want: &Want<'_>) -> bool {
         let none = Settings::new();
         let settings = want.settings.unwrap_or(&none);
-        self.has_traces()
-            || (want.no_diagnostics && self.diagnostics)
-            || settings.after(&self.settings).is_none()
+        self.has_traces() || settings.after(&self.settings).is_none()
     }
 
     /// Removes the traces of a session that is over. Write the bytes and feed until `Ready`.
@@ -424,6 +437,14 @@ impl Conn {
         put_command(bytes, com::RESET_CONNECTION, &[]);
         put_query(bytes, &self.restore, self.capabilities);
         self.steps.extend([Did::Reset, Did::Restore]);
+        if self.restore_warns {
+            self.put_clear(bytes);
+        }
+    }
+
+    fn put_clear(&mut self, bytes: &mut Vec<u8>) {
+        put_query(bytes, CLEAR, self.capabilities);
+        self.steps.push_back(Did::Clear);
     }
 
     fn start_steps(&mut self) {
@@ -456,8 +477,11 @@ impl Conn {
         match (did, reply) {
             (Did::Schema(name), Ok(())) => self.schema = Some(name),
             (Did::Setting(statement), Ok(())) => {
+                // It may have warned.
+                self.diagnostics = true;
                 self.settings.add(&statement);
             }
+            (Did::Clear, Ok(())) => self.diagnostics = false,
             (Did::Reset, Ok(())) => {
                 self.left = Left::Nothing;
                 self.diagnostics = false;
@@ -499,7 +523,10 @@ impl Conn {
             Ok(Some(outcome)) => {
                 self.phase = Phase::Ready;
                 self.status = outcome.status.unwrap_or(self.status);
-                self.diagnostics = outcome.warnings > 0 || outcome.error.is_some();
+                // MariaDB keeps them over statements without a table, and does not tell.
+                self.diagnostics = outcome.warnings > 0
+                    || outcome.error.is_some()
+                    || (self.is_mariadb && self.diagnostics);
                 Ok(Some(outcome))
             }
             Err(error) => {

@@ -73,7 +73,7 @@ impl Session {
         if (verdict.asks.row_count && self.last.is_none())
             || (verdict.asks.found_rows && !self.knows_found_rows)
         {
-            let text = "portside: FOUND_ROWS() and ROW_COUNT() are not known before the session's                         own first result (docs/pooling.md)";
+            let text = "portside: FOUND_ROWS() and ROW_COUNT() are not known before the session's own first result (docs/pooling.md)";
             return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
         }
         Some(match &verdict.kind {
@@ -84,6 +84,7 @@ impl Session {
                     id,
                     self.status,
                     self.class.capabilities,
+                    self.is_mariadb,
                 ))
             }
             Kind::Kill { id, query } => Step::Kill {
@@ -188,12 +189,27 @@ impl Session {
     }
 }
 
+pub(super) fn collation_too_high(number: u16) -> Vec<u8> {
+    let text = format!(
+        "portside: collation {number} in a change of user: a server connection's login has one byte \
+         for it; choose one up to 255, then SET NAMES"
+    );
+    err(1, errno::NOT_SUPPORTED, *b"42000", &text)
+}
+
 pub(super) fn malformed_attributes() -> Vec<u8> {
     let text = "portside: malformed packet: query attributes";
     err(1, errno::MALFORMED, *b"HY000", text)
 }
 
+/// Commands that are not for a pool; those that clients still send are told what to do instead.
 pub(super) fn unknown(command: u8) -> Vec<u8> {
-    let text = format!("portside: command {command} is not known in pool mode");
+    let instead = match command {
+        com::REFRESH => "use FLUSH",
+        com::PROCESS_INFO => "use SHOW PROCESSLIST",
+        com::SHUTDOWN | com::DEBUG | com::CLONE => "connect to the server itself",
+        _ => "it is not known in pool mode",
+    };
+    let text = format!("portside: command {command} does not pass a pool: {instead}");
     err(1, errno::UNKNOWN_COMMAND, *b"08S01", &text)
 }
