@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use portside_proto::command::{com, status};
+use portside_proto::err::errno;
 use portside_proto::handshake::offer::{put_command, put_query};
 use portside_proto::handshake::{Announce, ClientLogin, LoginError, Step, Transport};
 use portside_proto::reply::{Outcome, Reply, Shape};
@@ -22,6 +23,9 @@ const FIRST_LOOK: &[u8] =
     @@wait_timeout, @@sql_mode, @@autocommit, @@global.character_set_client, @@global.collation_connection, \
     @@global.character_set_results, @@global.init_connect";
 
+/// Forgets warnings and errors: MariaDB only with a statement that uses a table.
+const CLEAR: &[u8] = b"DO (SELECT 1 FROM information_schema.engines LIMIT 0)";
+
 /// How servers know whose connections these are. Not the clients' own attributes: one connection serves many, and
 /// those of the first would be a lie for the others.
 const ATTRIBUTES: &[(&str, &str)] = &[
@@ -33,7 +37,7 @@ const ATTRIBUTES: &[(&str, &str)] = &[
 /// Why a connection cannot be used for what it was wanted for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// An ERR in place of the greeting.
+    /// An ERR in place of the greeting, or one that says that there is no place for one more.
     Refused {
         /// Error number.
         errno: u16,
@@ -44,6 +48,9 @@ pub enum Failure {
     Broken(String),
     /// The account was refused, or its authentication is not supported.
     Denied(String),
+    /// The server does not offer what the class needs: it has changed since it was last asked, and says now
+    /// that it is this. Its replies would not be what the client expects.
+    Unfit(Box<Server>),
     /// A step of [`Conn::prepare`] failed; the connection itself is good.
     Step(ServerError),
 }
@@ -79,12 +86,11 @@ enum Phase {
 enum Did {
     Reset,
     Restore,
+    Clear,
     Setting(Box<[u8]>),
     Schema(Box<[u8]>),
     /// Something for others; its outcome matters to nobody here.
     Errand,
-    /// A statement without warnings.
-    Quiet,
 }
 
 /// A server connection. See the module's text.
@@ -98,6 +104,8 @@ pub struct Conn {
     is_mariadb: bool,
     /// The SET that a reset is followed by.
     restore: Box<[u8]>,
+    /// MySQL warns of it: its character set is deprecated.
+    restore_warns: bool,
     /// A reset leaves the character set of the login.
     keeps_charset: bool,
     /// SQL text can be read under its character set and mode.
@@ -139,6 +147,7 @@ impl Conn {
             capabilities: 0,
             is_mariadb: false,
             restore: Box::default(),
+            restore_warns: false,
             keeps_charset: false,
             is_readable: false,
             steps: VecDeque::new(),
@@ -237,6 +246,9 @@ impl Conn {
             Ok(Some(step @ (Step::Send(_) | Step::StartTls(_)))) => {
                 if let (false, Some(greeting)) = (self.has_greeted, login.greeting()) {
                     self.has_greeted = true;
+                    if !self.class.fits(greeting.all_capabilities()) {
+                        return Event::Failed(Failure::Unfit(Box::new(Server::from(greeting))));
+                    }
                     self.thread_id = greeting.thread_id;
                     self.is_mariadb = greeting.is_mariadb;
                     self.capabilities = self.class.capabilities & greeting.all_capabilities();
@@ -323,6 +335,11 @@ impl Conn {
         )
         .into_bytes()
         .into();
+        self.restore_warns = !self.is_mariadb
+            && [client, results, collation]
+                .into_iter()
+                .flatten()
+                .any(|name| name.starts_with("utf8mb3"));
         let is_global = global == [client.clone(), collation.clone(), results.clone()];
         self.keeps_charset = self.is_mariadb || is_global;
         self.is_readable = is_readable(client.as_ref()?.as_bytes())
@@ -353,10 +370,8 @@ impl Conn {
             put_command(&mut bytes, com::INIT_DB, schema);
             self.steps.push_back(Did::Schema(schema.into()));
         }
-        // The settings may have warned (with MariaDB such are not replayed).
-        if want.no_diagnostics && !self.is_mariadb && (self.diagnostics || !missing.is_empty()) {
-            put_query(&mut bytes, b"DO 0", self.capabilities);
-            self.steps.push_back(Did::Quiet);
+        if want.no_diagnostics && (self.diagnostics || !bytes.is_empty()) {
+            self.put_clear(&mut bytes);
         }
         self.start_steps();
         bytes
@@ -372,9 +387,7 @@ impl Conn {
     fn needs_reset(&self, want: &Want<'_>) -> bool {
         let none = Settings::new();
         let settings = want.settings.unwrap_or(&none);
-        self.has_traces()
-            || (want.no_diagnostics && self.diagnostics && self.is_mariadb)
-            || settings.after(&self.settings).is_none()
+        self.has_traces() || settings.after(&self.settings).is_none()
     }
 
     /// Removes the traces of a session that is over. Write the bytes and feed until `Ready`.
@@ -399,6 +412,14 @@ impl Conn {
         put_command(bytes, com::RESET_CONNECTION, &[]);
         put_query(bytes, &self.restore, self.capabilities);
         self.steps.extend([Did::Reset, Did::Restore]);
+        if self.restore_warns {
+            self.put_clear(bytes);
+        }
+    }
+
+    fn put_clear(&mut self, bytes: &mut Vec<u8>) {
+        put_query(bytes, CLEAR, self.capabilities);
+        self.steps.push_back(Did::Clear);
     }
 
     fn start_steps(&mut self) {
@@ -433,16 +454,17 @@ impl Conn {
         match (did, reply) {
             (Did::Schema(name), Ok(())) => self.schema = Some(name),
             (Did::Setting(statement), Ok(())) => {
+                // It may have warned.
+                self.diagnostics = true;
                 self.settings.add(&statement);
-                self.diagnostics |= !self.is_mariadb;
             }
+            (Did::Clear, Ok(())) => self.diagnostics = false,
             (Did::Reset, Ok(())) => {
                 self.left = Left::Nothing;
                 self.diagnostics = false;
                 self.settings.clear();
             }
             (Did::Restore, Ok(())) => {}
-            (Did::Quiet, Ok(())) => self.diagnostics = false,
             (Did::Errand, _) => self.diagnostics = true,
             (did, Err(error)) => {
                 self.diagnostics = true;
@@ -547,6 +569,9 @@ fn broken(text: &str) -> Event {
 fn failure(error: LoginError, is_secure: bool) -> Failure {
     match error {
         LoginError::Refused { errno, message } => Failure::Refused { errno, message },
+        LoginError::Denied { errno, message } if errno::is_full(errno) => {
+            Failure::Refused { errno, message }
+        }
         LoginError::Garbage(garbage) => Failure::Broken(garbage.to_string()),
         LoginError::Unexpected(_) => Failure::Broken(error.to_string()),
         LoginError::Denied { errno, .. } => {
