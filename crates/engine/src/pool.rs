@@ -12,27 +12,28 @@ mod kill;
 mod lending;
 mod parting;
 mod replying;
+mod securing;
 mod shelf;
 mod tick;
 mod waiting;
-mod warming;
 mod welcome;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwapOption;
 use mio::Token;
-use portside_core::pool::{Class, Conn, FailedLogins, Server as Known, Session as Front, User};
+use portside_core::pool::{Conn, FailedLogins, Server as Known, Session as Front, User};
 use portside_core::reason::Pin;
 use portside_core::relay::Rules;
 use slab::Slab;
 
 pub use self::accounts::Accounts;
 use self::accounts::{Turns, UserSlot};
-use crate::plan::{take_slot, Member, MemberState, Server, ServiceState};
+
+use crate::plan::{Server, ServiceState};
 use crate::ports::Held;
 use crate::socket::Socket;
 
@@ -57,32 +58,10 @@ fn unpack_pool(token: Token) -> (usize, u32) {
 #[derive(Debug, Default)]
 pub struct PoolShared {
     next_id: AtomicU32,
-    /// The sessions by the id that their greeting named.
-    sessions: Mutex<HashMap<u32, Living>>,
+    /// Who carries the session of this id.
+    workers: Mutex<HashMap<u32, usize>>,
     failed: Mutex<FailedLogins>,
     has_failed: AtomicBool,
-}
-
-impl PoolShared {
-    fn sessions(&self) -> MutexGuard<'_, HashMap<u32, Living>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A session as KILL has to know it.
-#[derive(Debug)]
-struct Living {
-    worker: usize,
-    /// None before its login.
-    user: Option<Arc<User>>,
-}
-
-/// Who used a server's connections last: what a connection kept warm is made for.
-#[derive(Debug, Clone)]
-struct Favourite {
-    user: Arc<User>,
-    class: Class,
-    at: u64,
 }
 
 /// What a server keeps over reloads for pool mode.
@@ -90,15 +69,6 @@ struct Favourite {
 pub struct ServerPool {
     /// Connections open or being opened, in the whole process.
     pub open: AtomicU32,
-    /// One beyond these, for a KILL while all others are in use.
-    killers: AtomicU32,
-    /// The server has no place for more, or the account: not before this time (ms).
-    full_until_ms: AtomicU64,
-    /// Writes that it refused since it is read-only.
-    pub read_only_errors: AtomicU64,
-    /// When the last event about these went out (ms).
-    read_only_told_ms: AtomicU64,
-    favourite: ArcSwapOption<Favourite>,
     /// Of these, with a client.
     pub busy: AtomicU32,
     /// Opened ever.
@@ -112,12 +82,12 @@ pub struct ServerPool {
 }
 
 impl ServerPool {
-    /// Takes one of `rate` connections per second; at most `burst_ms` worth at once, but for one.
-    fn may_open(&self, rate: u32, burst_ms: u64, now_ms: u64) -> bool {
+    /// Takes one of `rate` connections per second; at most one second's worth at once.
+    fn may_open(&self, rate: u32, now_ms: u64) -> bool {
         let (now, step) = (now_ms * 1_000, 1_000_000 / u64::from(rate.max(1)));
         let take = |at: u64| {
             let at = at.max(now);
-            (at + step <= now + (burst_ms * 1_000).max(step)).then_some(at + step)
+            (at + step <= now + 1_000_000.max(step)).then_some(at + step)
         };
         self.budget_us.fetch_update(SeqCst, SeqCst, take).is_ok()
     }
@@ -179,6 +149,8 @@ pub struct Pooled {
     pin: Option<Pin>,
     /// When its client's FIN was seen in the middle of a reply.
     gone_at: Option<u64>,
+    /// Version and cipher of its client's TLS.
+    pub tls: Option<(&'static str, &'static str)>,
     /// The session goes the way of every closed client.
     pub is_over: bool,
 }
@@ -213,69 +185,14 @@ impl Pooled {
     }
 }
 
-/// A connection's places: in the server's `max_connections` and in the pool's `max`, or the one for KILLs
-/// beside that. Dropped, they are free.
+/// A connection's places: in the server's `max_connections` and in the pool's `max`. Dropped, they are free.
 #[derive(Debug)]
-struct PoolSlot {
-    server: Arc<Server>,
-    is_killer: bool,
-}
-
-impl PoolSlot {
-    /// None: every place is taken.
-    fn take(server: &Arc<Server>, is_killer: bool) -> Option<Self> {
-        let pool = &server.state.pool;
-        let (count, max) = if is_killer {
-            (&pool.killers, 1)
-        } else {
-            (&pool.open, server.pool?.max)
-        };
-        if !take_slot(count, max) {
-            return None;
-        }
-        if !take_slot(&server.state.active, server.max) {
-            count.fetch_sub(1, SeqCst);
-            return None;
-        }
-        Some(Self {
-            server: Arc::clone(server),
-            is_killer,
-        })
-    }
-}
+struct PoolSlot(Arc<Server>);
 
 impl Drop for PoolSlot {
     fn drop(&mut self) {
-        let pool = &self.server.state.pool;
-        let count = if self.is_killer {
-            &pool.killers
-        } else {
-            &pool.open
-        };
-        count.fetch_sub(1, SeqCst);
-        self.server.state.active.fetch_sub(1, SeqCst);
-    }
-}
-
-/// A place among those that a service's sessions may use at a time. Dropped, it is free.
-#[derive(Debug, Default)]
-struct Share(Option<Arc<MemberState>>);
-
-impl Share {
-    /// None: they use as many as they may.
-    fn take(member: &Member) -> Option<Self> {
-        let Some(max) = member.own_max else {
-            return Some(Self(None));
-        };
-        take_slot(&member.state.lent, max).then(|| Self(Some(Arc::clone(&member.state))))
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        if let Some(state) = self.0.as_ref() {
-            state.lent.fetch_sub(1, SeqCst);
-        }
+        self.0.state.pool.open.fetch_sub(1, SeqCst);
+        self.0.state.active.fetch_sub(1, SeqCst);
     }
 }
 
@@ -322,8 +239,6 @@ pub(crate) struct Back {
     socket: Socket,
     slot: Option<PoolSlot>,
     busy: Option<Busy>,
-    /// Of the service whose session has it, or for which it is opened.
-    share: Option<Share>,
     held: Option<Held>,
     /// Our address as chosen; none = the route's.
     source_ip: Option<IpAddr>,
@@ -341,12 +256,6 @@ pub(crate) struct Back {
     wanted_by: Option<Token>,
     /// Made only to learn what the server is.
     is_scout: bool,
-    /// Made before anybody was known who would use it.
-    is_guess: bool,
-    /// The plan that `retire_at` was computed for.
-    plan: u64,
-    /// When it is too old, or 0 when nobody may use it.
-    retire_at: u64,
     /// What it is to do for another connection before anything else.
     errand: Option<Victim>,
     /// The errand was said; what comes now is its answer.
@@ -368,12 +277,7 @@ pub(crate) struct Back {
 
 impl Back {
     fn server(&self) -> Option<&Arc<Server>> {
-        self.slot.as_ref().map(|slot| &slot.server)
-    }
-
-    /// It is no client's any more.
-    fn is_back(&mut self) {
-        (self.busy, self.share) = (None, None);
+        self.slot.as_ref().map(|slot| &slot.0)
     }
 
     fn token(&self) -> Token {
@@ -409,14 +313,7 @@ pub struct Pool {
     backs: Slab<Place>,
     /// Idle connections, the longest unused first.
     shelf: Vec<usize>,
-    /// Who waits, by service.
-    lines: Vec<(Arc<ServiceState>, VecDeque<Token>)>,
-    /// Whose turn it is of these.
-    turn: usize,
-    /// Counts the plans taken, and what else makes old verdicts void.
-    plans: u64,
-    /// The last user of each server's connections here, since the last tick.
-    recent: Vec<(Arc<Server>, Favourite)>,
+    waiters: VecDeque<Token>,
     /// Something may have become free: look at the waiters.
     pub(crate) has_news: bool,
     /// When the shelf is looked through again.

@@ -112,12 +112,6 @@ FAMILIES: dict[str, Family] = {
         _f("server_pool_connections", "gauge", "server", "Pool mode: connections open there now."),
         _f("server_pool_busy", "gauge", "server", "Pool mode: of these, in a session's hands."),
         _f("server_pool_opened_total", "counter", "server", "Pool mode: connections opened."),
-        _f(
-            "server_read_only_errors_total",
-            "counter",
-            "server",
-            "Pool mode: writes refused because the server is read-only (1290, 1836).",
-        ),
         _f("server_breaker_open", "gauge", "server", "1 after three connect failures in a row."),
         _f(
             "server_hosts_blocked",
@@ -175,6 +169,18 @@ FAMILIES: dict[str, Family] = {
             "counter",
             "reason",
             "Times a session of pool mode began to keep its server connection.",
+        ),
+        _f(
+            "tls_handshakes_total",
+            "counter",
+            "side",
+            "TLS handshakes of pool mode that succeeded, by side (server, client).",
+        ),
+        _f(
+            "tls_failures_total",
+            "counter",
+            "side reason",
+            "TLS handshakes that failed, by side and reason (`portside explain REASON`).",
         ),
         _f("log_lines_total", "counter", "", "Session log lines written."),
         _f("log_dropped_total", "counter", "", "Session log lines lost: the disk was slower."),
@@ -264,6 +270,10 @@ def _process(stats: dict[str, Any]) -> Iterator[Sample]:
         yield "terminations_total", (code,), count
     for reason, count in stats["pins"].items():
         yield "pool_pins_total", (reason,), count
+    for side, outcomes in stats["tls"].items():
+        yield "tls_handshakes_total", (side,), outcomes["handshakes_total"]
+        for reason, count in outcomes["failures"].items():
+            yield "tls_failures_total", (side, reason), count
     yield "log_lines_total", (), stats["log"]["written_total"]
     yield "log_dropped_total", (), stats["log"]["dropped_total"]
     yield "events_dropped_total", (), stats["events_dropped_total"]
@@ -312,7 +322,6 @@ def _servers(stats: dict[str, Any]) -> Iterator[Sample]:
             "pool_connections",
             "pool_busy",
             "pool_opened_total",
-            "read_only_errors_total",
         ):
             yield f"server_{key}", label, server[key]
         yield "server_breaker_open", label, server["breaker"] != "closed"

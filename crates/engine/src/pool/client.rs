@@ -1,6 +1,6 @@
 //! Drives a client of a pool service: greeting, login, commands in, replies out.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use portside_core::pool::{Session as Front, Step};
 use portside_core::reason::{Cause, Phase};
@@ -19,6 +19,8 @@ const GONE_MS: u64 = 1_000;
 pub(super) enum Next {
     /// So many of the client's bytes were taken; go on.
     Took(usize),
+    /// So many were taken; the others are TLS.
+    Sealed(usize),
     /// More of them are needed.
     Read,
     /// Nothing now.
@@ -43,6 +45,15 @@ impl Worker {
             let rest = input.get(at..).unwrap_or(&[]);
             match self.next_step(index, &mut session, &mut pooled, rest) {
                 Next::Took(count) => at += count,
+                Next::Sealed(count) => {
+                    let from = at + count;
+                    at = 0;
+                    let over =
+                        self.secure_client(index, &mut session, &mut pooled, &mut input, from);
+                    if over.is_some() {
+                        break over;
+                    }
+                }
                 Next::Wait => break None,
                 Next::Over(cause) => break Some(cause),
                 Next::Read if moved >= TURN_BYTES => {
@@ -54,7 +65,7 @@ impl Worker {
                         input.drain(..at);
                         at = 0;
                     }
-                    match self.read_client(&mut session, &mut input) {
+                    match self.read_client(index, &mut session, &mut pooled, &mut input) {
                         Ok(0) => break None,
                         Ok(count) => moved += count,
                         Err(cause) => break Some(cause),
@@ -104,13 +115,22 @@ impl Worker {
 
     pub(super) fn read_client(
         &mut self,
+        index: usize,
         session: &mut Session,
+        pooled: &mut Pooled,
         input: &mut Vec<u8>,
     ) -> Result<usize, Cause> {
         let Some(client) = session.client_socket.as_mut() else {
             return Err(Cause::ClientReset);
         };
-        match client.read(&mut self.scratch) {
+        let read = client.read(&mut self.scratch);
+        let has_ended = client.tls_has_ended();
+        if client.has_tls() {
+            if let Some(cause) = self.client_tls_news(index, session, pooled) {
+                return Err(cause);
+            }
+        }
+        match read {
             Read::Bytes { count, .. } => {
                 input.extend_from_slice(&self.scratch[..count]);
                 session.moved_at = self.now;
@@ -119,6 +139,7 @@ impl Worker {
             }
             Read::Eof => Err(Cause::ClientEof),
             Read::Lost => Err(Cause::ClientReset),
+            Read::Nothing if has_ended => Err(Cause::ClientEof),
             Read::Nothing => Ok(0),
         }
     }
@@ -144,7 +165,6 @@ impl Worker {
         if self.has_left(index, session, pooled) {
             return Next::Over(Cause::ClientEof);
         }
-        self.look_at_lent(pooled);
         self.let_go(index, session, pooled);
         if pooled.waits_since.is_some() && pooled.waiting.is_some() {
             return self.still_waiting(index, session, pooled, input);
@@ -199,31 +219,6 @@ impl Worker {
         }
         front.let_go();
         self.release_if_free(session, pooled);
-    }
-
-    /// A connection that is kept between two commands may end there.
-    fn look_at_lent(&mut self, pooled: &mut Pooled) {
-        let is_still = |back: &&mut Box<super::Back>| back.conn.is_ready() && back.socket.readable;
-        let Some(back) = pooled.back.as_mut().filter(is_still) else {
-            return;
-        };
-        let read = back.socket.read(&mut self.scratch);
-        if matches!(read, Read::Nothing) {
-            return;
-        }
-        let Some(back) = pooled.back.take() else {
-            return;
-        };
-        let name = back.server().map_or("", |server| &server.name);
-        let text = format!("server {name}: the server closed the connection");
-        if let Some(front) = pooled.front.as_mut() {
-            front.bereave(&text);
-        }
-        match read {
-            // Its good-bye comes first.
-            Read::Bytes { .. } => self.quit_back(back),
-            _ => self.drop_lost(back),
-        }
     }
 
     /// Limits and orders that end the session whatever its client says.
@@ -310,8 +305,7 @@ impl Worker {
             }
             Step::Say(bytes) if bytes.is_empty() => Next::Took(0),
             Step::Say(bytes) => self.say(index, session, &bytes),
-            // Nothing was offered.
-            Step::StartTls => Next::Over(Cause::Internal),
+            Step::StartTls => return Next::Sealed(taken),
             Step::Admit => self.admit_user(index, session, pooled),
             Step::Later => return self.take_turn(index, session, pooled),
             Step::Refused(bytes) => {
@@ -327,9 +321,8 @@ impl Worker {
             Step::Attach => return self.attach(index, session, pooled, input),
             Step::Forward => self.forward(session, pooled, input.get(..taken).unwrap_or(&[])),
             Step::Kill { id, query } => {
-                let front = pooled.front.as_ref();
-                let what = self.kill(front.and_then(Front::user), id, query);
-                let answer = front.map(|front| front.killed(id, what));
+                let found = self.kill(id, query);
+                let answer = pooled.front.as_ref().map(|front| front.killed(id, found));
                 self.say(index, session, &answer.unwrap_or_default())
             }
         };
@@ -358,12 +351,19 @@ impl Worker {
     /// The session is over: its connection goes back or away, its client the way of all.
     pub(super) fn end_pooled(&mut self, session: &mut Session, pooled: &mut Pooled, cause: Cause) {
         pooled.waiting = None;
-        if let Some(front) = pooled.front.as_ref() {
-            self.shared.pool.sessions().remove(&front.thread_id());
+        if let Some(front) = pooled.front.as_mut() {
+            let mut workers = self
+                .shared
+                .pool
+                .workers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            workers.remove(&front.thread_id());
         }
         if pooled.back.is_some() {
             self.part(session, pooled);
         }
+        self.end_client_tls(session, cause);
         pooled.user_slot = None;
         pooled.is_over = true;
         if !session.relay.is_closing() {
@@ -399,9 +399,6 @@ impl Worker {
         pooled.tried = 0;
         pooled.waits_since = None;
         pooled.error = None;
-        // One that is still being opened will be anybody's.
-        pooled.is_opening = false;
-        back.is_guess = false;
         let bytes = back.conn.prepare(&front.want());
         back.state = State::Lent;
         back.used_at = self.now;

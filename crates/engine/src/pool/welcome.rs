@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 
-use portside_core::pool::{Channel, Context, Session as Front, Step, Tls};
+use portside_core::pool::{Channel, Context, Session as Front, Step};
 use portside_core::reason::{Cause, Phase};
 use portside_proto::err::errno;
 
 use super::accounts::UserSlot;
 use super::client::Next;
-use super::{Known, Living, Pooled};
+use super::{Known, Pooled};
 use crate::plan::{take_slot, Member, Service};
 use crate::refusal::no_server_text;
 use crate::session::{Client, ServiceSlot, Session};
@@ -60,7 +60,7 @@ impl Worker {
             // Not a client that a PROXY header calls local.
             is_secure: session.client == Client::Unix
                 && session.client_socket.as_ref().is_some_and(|c| !c.is_tcp),
-            tls: Tls::No,
+            tls: service.offers(),
             local_infile: service.pool.is_some_and(|pool| pool.local_infile),
         };
         let version = service.server_version.as_deref();
@@ -87,11 +87,14 @@ impl Worker {
             pooled.is_over = true;
             return Next::Over(Cause::NoServer);
         };
-        let living = Living {
-            worker: self.id,
-            user: None,
-        };
-        self.shared.pool.sessions().insert(id, living);
+        let mut workers = self
+            .shared
+            .pool
+            .workers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        workers.insert(id, self.id);
+        drop(workers);
         session.times.assigned = self.now;
         session.times.greeted = self.now;
         pooled.front = Some(front);
@@ -172,9 +175,6 @@ impl Worker {
             pooled.user_slot = Some(UserSlot(Arc::clone(&account.sessions)));
         } else {
             pooled.user_slot = None;
-        }
-        if let Some(living) = self.shared.pool.sessions().get_mut(&front.thread_id()) {
-            living.user = front.account().map(Arc::clone);
         }
         let bytes = front.admitted();
         self.say(index, session, &bytes)
