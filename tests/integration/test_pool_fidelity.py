@@ -20,7 +20,7 @@ from tests.conftest import Trio
 from tests.integration.test_pool import config
 from tests.support.instance import Instance
 from tests.support.servers import APP_PASSWORD, APP_USER, Database
-from tests.support.wire_client import FLAGS, Packet, WireClient
+from tests.support.wire_client import FLAGS, Packet, Shape, WireClient
 from tests.support.wire_play import Neighbour, Player, Step
 from tests.support.wire_programs import ROUTINES, SCHEMA, TABLES, pairwise, programs
 
@@ -170,7 +170,41 @@ def test_a_client_cannot_tell_the_pool_from_the_server(
                 continue  # in CI each row with one of the two sizes
 
             compare(pair, flags, number * 100 + row, is_mariadb=product == "mariadb")
-    print(f"{product}, max = {maximum}: {pair.programs} programs, {pair.steps} steps compared")
+    report(pair, f"{product}, max = {maximum}")
+
+
+def report(pair: Pair, what: str) -> None:
+    """What was compared; nothing is proved where nothing was shared."""
+    print(f"{what}: {pair.programs} programs, {pair.steps} steps compared")
     print(f"shared with a neighbour in between: {pair.shared}, not known: {pair.unknown}")
     assert pair.shared > pair.steps // 10
     assert pair.unknown <= pair.steps // 20
+
+
+class MixedPair(Pair):
+    """One server of a service that mixes families, for sessions that were given to its family."""
+
+    def pooled(self, flags: int, database: str | None = SCHEMA) -> WireClient:
+        while True:
+            # The other family's server does not have the schema.
+            client = super().pooled(flags, None)
+            if ("MariaDB" in client.version) == (self.server.product == "MariaDB"):
+                if database is not None:
+                    client.command(b"\x02" + database.encode(), Shape.ONE)
+                return client
+            client.quit()
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.mysql9
+def test_a_session_of_a_mixed_service_keeps_to_one_family(
+    trio: Trio, mysql9_trio: Trio, run_portside: Callable[..., Instance]
+) -> None:
+    servers = (trio.primary, mysql9_trio.primary)
+    pool = 'max = 1\nopen_rate = 10000\n[timeouts]\nqueue = "20s"'
+    portside = run_portside(config(*servers, pool=pool))
+    for number, server in enumerate(servers):
+        pair = MixedPair(server, portside)
+        for row, flags in enumerate(rows(pair)[:3]):
+            compare(pair, flags, 7000 + 10 * number + row, is_mariadb=number == 0)
+        report(pair, f"mixed, {server.product}")

@@ -326,7 +326,7 @@ def _varied(step: Step, how: int) -> Step:
     if not isinstance(step, Query):
         return step
     text = step.text
-    if how == 1 and b"'" not in text and b'"' not in text and b"`" not in text:
+    if how == 1 and not set(b"'\"`") & set(text) and b"DATABASE" not in text:
         return Query(text.swapcase())
     if how == 2:
         return Query(b"/* @x */ -- '\n\t" + text)

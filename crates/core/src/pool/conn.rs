@@ -248,7 +248,8 @@ impl Conn {
             Ok(Some(step @ (Step::Send(_) | Step::StartTls(_)))) => {
                 if let (false, Some(greeting)) = (self.has_greeted, login.greeting()) {
                     self.has_greeted = true;
-                    if !self.class.fits(greeting.all_capabilities()) {
+                    let flags = greeting.all_capabilities();
+                    if !self.class.fits(flags, greeting.is_mariadb) {
                         return Event::Failed(Failure::Unfit(Box::new(Server::from(greeting))));
                     }
                     self.thread_id = greeting.thread_id;

@@ -108,6 +108,7 @@ fn ready(look: &[&str]) -> Conn {
     let class = Class {
         capabilities: 0,
         collation: 45,
+        is_mariadb: None,
     };
     let mut conn = Conn::new(&user(), class, [0; 20], Transport::Plain);
     let greeting = greeting_packet(99, "9.9.9-test", &SALT);
@@ -243,6 +244,27 @@ fn a_unix_socket_is_as_good_as_tls() {
     assert!(session.is_secure());
     let login = answer(&greeting, "app", "secret", None);
     assert_eq!(step(&mut session, &login, None).1, Step::Admit);
+}
+
+#[test]
+fn where_both_families_serve_a_session_belongs_to_one() {
+    let named = |version: &str, is_mariadb| {
+        Arc::new(Server {
+            version: version.to_owned(),
+            is_mariadb,
+            ..(*server("")).clone()
+        })
+    };
+    let servers = [named("9.7.0", false), named("11.4.2-MariaDB", true)];
+    for (id, is_mariadb) in [(4, false), (5, true), (6, false)] {
+        let (mut session, greeting) =
+            Session::new(id, NONCE, &servers, Channel::PLAIN, None).unwrap();
+        let login = answer(&greeting, "app", "secret", None);
+        step(&mut session, &login, None);
+        let class = session.class();
+        assert!(class.fits(u64::MAX, is_mariadb) && !class.fits(u64::MAX, !is_mariadb));
+        assert!(class.of_family(!is_mariadb) != class);
+    }
 }
 
 #[test]
@@ -588,7 +610,7 @@ proptest::proptest! {
 
     #[test]
     fn no_server_makes_it_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
-        let class = Class { capabilities: u64::MAX, collation: 8 };
+        let class = Class { capabilities: u64::MAX, collation: 8, is_mariadb: None };
         let mut conn = Conn::new(&user(), class, [0; 20], Transport::Plain);
         let mut rest = &bytes[..];
         for _ in 0..20 {
