@@ -81,6 +81,8 @@ pub enum Failure {
     Broken(String),
     /// The account was refused, or its authentication is not supported.
     Denied(String),
+    /// TLS is a must and the server does not offer it.
+    NoTls(String),
     /// A step of [`Conn::prepare`] failed; the connection itself is good.
     Step(ServerError),
 }
@@ -301,6 +303,8 @@ impl Conn {
     /// What the server says about itself, once it has greeted.
     pub fn server(&self) -> Option<Server> {
         match &self.phase {
+            // Without its TLS it is of no use.
+            Phase::Login(login) if login.is_hopeless() => None,
             Phase::Login(login) => login.greeting().map(Server::from),
             _ => None,
         }
@@ -578,6 +582,7 @@ fn failure(error: LoginError, is_secure: bool) -> Failure {
     match error {
         LoginError::Refused { errno, message } => Failure::Refused { errno, message },
         LoginError::Garbage(garbage) => Failure::Broken(garbage.to_string()),
+        LoginError::NoTls => Failure::NoTls(error.to_string()),
         LoginError::Unexpected(_) => Failure::Broken(error.to_string()),
         LoginError::Denied { errno, .. } => {
             Failure::Denied(format!("{error}{}", cure(errno, is_secure)))
@@ -586,7 +591,6 @@ fn failure(error: LoginError, is_secure: bool) -> Failure {
         | LoginError::NeedsSecureChannel
         | LoginError::NeedsTls
         | LoginError::NeedsPassword(_)
-        | LoginError::NoTls
         | LoginError::UnknownPlugin(_) => Failure::Denied(error.to_string()),
     }
 }
