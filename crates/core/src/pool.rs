@@ -60,7 +60,7 @@ pub const LOGIN: u64 = (capability::LONG_PASSWORD
 
 /// What two clients must have in common to share a connection: flags and collation of their logins. No reply is
 /// translated from one class to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Class {
     /// Of [`CHOICE`], and LOCAL_FILES where the service allows it.
     pub capabilities: u64,
@@ -157,4 +157,15 @@ pub struct Want<'a> {
     pub no_diagnostics: bool,
     /// It will ask for the last statement's numbers: only this connection, at this count of uses, knows them.
     pub same: Option<(u64, u64)>,
+}
+
+/// What came of a KILL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Killed {
+    /// It is under way.
+    Yes,
+    /// Portside gave no such id, or the session is over.
+    Unknown,
+    /// It is another account's session.
+    NotOwner,
 }

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use portside_proto::command::{com, status};
+use portside_proto::err::errno;
 use portside_proto::handshake::offer::{put_command, put_query};
 use portside_proto::handshake::{Announce, ClientLogin, LoginError, Step, Transport};
 use portside_proto::login::Greeting;
@@ -70,7 +71,7 @@ impl From<&Greeting> for Server {
 /// Why a connection cannot be used for what it was wanted for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// An ERR in place of the greeting.
+    /// An ERR in place of the greeting, or one that says that there is no place for one more.
     Refused {
         /// Error number.
         errno: u16,
@@ -83,6 +84,9 @@ pub enum Failure {
     Denied(String),
     /// TLS is a must and the server does not offer it.
     NoTls(String),
+    /// The server does not offer what the class needs: it has changed since it was last asked, and says now
+    /// that it is this. Its replies would not be what the client expects.
+    Unfit(Box<Server>),
     /// A step of [`Conn::prepare`] failed; the connection itself is good.
     Step(ServerError),
 }
@@ -275,6 +279,9 @@ impl Conn {
             Ok(Some(step @ (Step::Send(_) | Step::StartTls(_)))) => {
                 if let (false, Some(greeting)) = (self.has_greeted, login.greeting()) {
                     self.has_greeted = true;
+                    if !self.class.fits(greeting.all_capabilities()) {
+                        return Event::Failed(Failure::Unfit(Box::new(Server::from(greeting))));
+                    }
                     self.thread_id = greeting.thread_id;
                     self.is_mariadb = greeting.is_mariadb;
                     self.capabilities = self.class.capabilities & greeting.all_capabilities();
@@ -581,6 +588,9 @@ fn broken(text: &str) -> Event {
 fn failure(error: LoginError, is_secure: bool) -> Failure {
     match error {
         LoginError::Refused { errno, message } => Failure::Refused { errno, message },
+        LoginError::Denied { errno, message } if errno::is_full(errno) => {
+            Failure::Refused { errno, message }
+        }
         LoginError::Garbage(garbage) => Failure::Broken(garbage.to_string()),
         LoginError::NoTls => Failure::NoTls(error.to_string()),
         LoginError::Unexpected(_) => Failure::Broken(error.to_string()),

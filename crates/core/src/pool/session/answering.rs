@@ -1,12 +1,15 @@
 //! What a client is answered without a server: pings, ids, refusals, and what it is told when things go wrong.
 
+use std::sync::Arc;
+
 use portside_proto::command::com;
 use portside_proto::err::errno;
 use portside_proto::handshake::offer;
 use portside_proto::reply::STMT_BULK_EXECUTE;
 use portside_proto::single::err;
 
-use super::{Conn, Context, Session, Step};
+use super::super::Killed;
+use super::{Conn, Context, Session, Step, User};
 use crate::reason::{Cause, Pin};
 use crate::sql::Kind;
 
@@ -19,6 +22,9 @@ impl Session {
         conn: Option<&Conn>,
         context: &Context<'_>,
     ) -> Option<Step> {
+        if let (Some(text), true) = (&self.bereft, command != com::QUIT) {
+            return Some(Step::End(Cause::ServerEof, self.lost(text)));
+        }
         let known = |argument: &[u8]| {
             let id = argument.first_chunk().map(|id| u32::from_le_bytes(*id));
             conn.is_some() || id.is_some_and(|id| self.statements.contains(&id))
@@ -109,12 +115,39 @@ impl Session {
     }
 
     /// The answer to [`Step::Kill`].
-    pub fn killed(&self, id: u64, found: bool) -> Vec<u8> {
-        if found {
-            return offer::ok(1, self.status);
+    pub fn killed(&self, id: u64, what: Killed) -> Vec<u8> {
+        let (number, text) = match what {
+            Killed::Yes => return offer::ok(1, self.status),
+            Killed::Unknown => (
+                errno::NO_SUCH_THREAD,
+                format!("portside: unknown thread id: {id} (ids are those that Portside gave)"),
+            ),
+            Killed::NotOwner => (
+                errno::NOT_OWNER,
+                format!(
+                    "portside: you are not owner of thread {id}: through a pool an account ends its own \
+                     sessions only. On the proxy: portside kill"
+                ),
+            ),
+        };
+        err(1, number, *b"HY000", &text)
+    }
+
+    /// The account as a new configuration has it: new connections are logged in with it.
+    pub fn adopt(&mut self, user: &Arc<User>) {
+        match self.pending.as_mut() {
+            Some(pending) => pending.user = Arc::clone(user),
+            None => self.user = Some(Arc::clone(user)),
         }
-        let text = format!("portside: unknown thread id: {id} (ids are those that Portside gave)");
-        err(1, errno::NO_SUCH_THREAD, *b"HY000", &text)
+    }
+
+    /// The connection broke while nothing ran on it. Without state there the session goes on with another; else
+    /// its next command is refused: it would run as if nothing had happened.
+    pub fn bereave(&mut self, text: &str) {
+        if self.pins.is_empty() || self.only_waits() {
+            return self.let_go();
+        }
+        self.bereft = Some(text.into());
     }
 
     /// What a client is told when its connection to the server broke in the middle of a command.
