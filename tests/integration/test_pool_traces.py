@@ -122,7 +122,6 @@ def test_nothing_reaches_the_next_client(
         for statement in trace.left:
             with contextlib.suppress(pymysql.MySQLError):
                 client.ask(statement)
-        print(name, flush=True)
         before = connections(primary)
         leave(client, name)
         # The only connection there may be: the next client gets it, cleaned, or another.
