@@ -17,6 +17,9 @@ from tests.support.instance import Instance
 from tests.support.servers import APP_PASSWORD, APP_USER, Database
 from tests.support.waiting import wait_until
 
+# Seconds on a machine of its own; CI shares its two cores.
+pytestmark = pytest.mark.timeout(120)
+
 Run = Callable[..., Instance]
 
 # 10,000 by hand (docs/pooling.md, "KILL").

@@ -15,6 +15,9 @@ from tests.support.instance import Instance
 from tests.support.servers import Database
 from tests.support.waiting import wait_until
 
+# Seconds on a machine of its own; CI shares its two cores.
+pytestmark = pytest.mark.timeout(120)
+
 Run = Callable[..., Instance]
 Leave = Callable[[Client, str], None]
 
