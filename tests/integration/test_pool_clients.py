@@ -15,15 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pymysql
 import pytest
 
 from tests.conftest import Trio
 from tests.integration.test_pool import config
-from tests.integration.test_pool_fidelity import Neighbours, make_schema
+from tests.integration.test_pool_fidelity import BESIDE, POISON
 from tests.support.client_matrix import PROGRAMS, SCHEMA, missing, run
 from tests.support.instance import Instance
+from tests.support.neighbours import Neighbours
 from tests.support.servers import APP_PASSWORD, APP_USER, Database
-from tests.support.sql_program import connect
 
 # Two that the program's own pool may hold, and one for its neighbours.
 POOL = "max = 3"
@@ -39,9 +40,17 @@ class Pool(NamedTuple):
     host: str
     port: int
 
-    def connect(self, **options: Any) -> Any:
-        """A PyMySQL connection through the pool."""
-        return connect(self.host, self.port, APP_USER, APP_PASSWORD, **options)
+    def neighbour(self) -> Any:
+        """A PyMySQL connection through the pool, in the neighbours' schema."""
+        return pymysql.connect(
+            host=self.host,
+            port=self.port,
+            user=APP_USER,
+            password=APP_PASSWORD,
+            database="beside",
+            autocommit=None,
+            ssl_disabled=True,
+        )
 
 
 def server_for(request: pytest.FixtureRequest) -> Database:
@@ -51,7 +60,7 @@ def server_for(request: pytest.FixtureRequest) -> Database:
     server.root("SET GLOBAL log_bin_trust_function_creators = 1")
     # MySQL keeps the password in its cache from here on: libraries without RSA can log in.
     server.connect().close()
-    make_schema(server, "beside")
+    server.root(BESIDE)
     return server
 
 
@@ -108,9 +117,10 @@ def test_a_library_sees_what_it_sees_without_portside(name: str, pool: Pool) -> 
         pytest.skip("MySQL 9's client has no mysql_native_password, the account's method here")
     for schema in (DIRECT, POOLED):
         make(pool.server, schema)
-    with Neighbours(pool.connect), ThreadPoolExecutor() as both:
+    with Neighbours(pool.neighbour, POISON) as beside, ThreadPoolExecutor() as both:
         direct = both.submit(run, program, pool.server.address, pool.server.port, DIRECT)
         pooled = both.submit(run, program, pool.host, pool.port, POOLED)
         seen = direct.result(), pooled.result()
     assert len(seen[0]) > 10
+    assert beside.statements > 10
     assert differences(*seen) == []
