@@ -295,10 +295,7 @@ def _binary(draw: st.DrawFn) -> list[Step]:
     for number in range(draw(st.integers(1, 3))):
         if count and draw(st.integers(0, 9)) == 0:
             steps.append(LongData(slot, 0, b"long"))
-        cursor = draw(st.integers(0, 7)) == 0
-        steps.append(Execute(slot, parameters, types=number == 0, cursor=cursor))
-        if cursor:
-            steps += [OfStatement(slot, 28), OfStatement(slot, 26)]
+        steps.append(Execute(slot, parameters, types=number == 0))
         if draw(st.booleans()):
             steps.append(draw(_single(())))
     if draw(st.integers(0, 2)):
