@@ -17,7 +17,6 @@ from tests.support.wire_play import (
     Execute,
     LongData,
     OfStatement,
-    OwnId,
     Parameter,
     Prepare,
     Query,
@@ -333,7 +332,6 @@ def _varied(step: Step, how: int) -> Step:
 
 
 COMMANDS = (
-    OwnId(),
     Command(14),  # PING
     Command(31),  # RESET_CONNECTION
     Command(2, b"other"),
