@@ -76,7 +76,8 @@ fn logged_in() -> Session {
 fn row(values: &[&str]) -> Vec<u8> {
     let mut bytes = vec![1, 0, 0, 1, values.len() as u8];
     for n in 0..values.len() {
-        bytes.extend([4, 0, 0, 2 + n as u8, 3, b'd', b'e', b'f']);
+        bytes.extend([17, 0, 0, 2 + n as u8, 3, b'd', b'e', b'f', 12]);
+        bytes.extend([45, 0, 0, 0, 0, 0, 253, 0, 0, 0, 0, 0]);
     }
     bytes.extend([5, 0, 0, 90, 0xfe, 0, 0, 2, 0]);
     let payload: Vec<u8> = values
@@ -89,12 +90,13 @@ fn row(values: &[&str]) -> Vec<u8> {
     bytes
 }
 
-const LOOK: [&str; 9] = [
+const LOOK: [&str; 10] = [
     "utf8mb4",
     "utf8mb4",
     "utf8mb4_general_ci",
     "28800",
     "",
+    "1",
     "latin1",
     "latin1_swedish_ci",
     "latin1",
@@ -290,6 +292,32 @@ fn a_plain_query_shares_and_a_transaction_keeps_its_connection() {
 }
 
 #[test]
+fn a_ping_goes_to_the_connection_that_the_session_keeps() {
+    let (mut session, mut conn) = (logged_in(), ready(&LOOK));
+    let ping = command(com::PING, &[]);
+    // An insert of two rows: ROW_COUNT() may follow, and a server sets it to 0 by a ping.
+    let bytes = command(com::QUERY, b"INSERT INTO t VALUES (1), (2)");
+    assert_eq!(step(&mut session, &bytes, Some(&mut conn)).1, Step::Forward);
+    let changed = [7, 0, 0, 1, 0, 2, 0, 2, 0, 0, 0];
+    let outcome = conn.relay(&mut &changed[..]).unwrap().unwrap();
+    session.replied(&outcome, &mut conn, 1);
+    assert_eq!(session.pin(), Some(Pin::RowCount));
+    assert_eq!(step(&mut session, &ping, Some(&mut conn)).1, Step::Forward);
+    let outcome = conn.relay(&mut &ok(1, 2)[..]).unwrap().unwrap();
+    session.replied(&outcome, &mut conn, 1);
+    assert_eq!(session.pin(), Some(Pin::RowCount));
+    // Without a connection it is answered here, and then only the server could know ROW_COUNT().
+    session.let_go();
+    assert_eq!(
+        step(&mut session, &ping, None),
+        (5, Step::Say(ok(1, status::AUTOCOMMIT)))
+    );
+    let asked = command(com::QUERY, b"SELECT ROW_COUNT()");
+    let (_, what) = step(&mut session, &asked, None);
+    assert!(matches!(what, Step::Say(text) if text.windows(12).any(|w| w == b"after a ping")));
+}
+
+#[test]
 fn settings_follow_the_session_to_other_connections() {
     let (mut session, mut first, mut other) = (logged_in(), ready(&LOOK), ready(&LOOK));
     query(&mut session, &mut first, "SET NAMES utf8mb4", 2);
@@ -370,7 +398,7 @@ fn what_a_reset_does_not_undo_spoils_the_connection() {
     assert!(conn.is_spoiled());
     // With init_connect a reset is not the login's state again.
     let mut look = LOOK;
-    look[8] = "SET autocommit = 0";
+    look[9] = "SET autocommit = 0";
     let (mut session, mut conn) = (logged_in(), ready(&look));
     query(&mut session, &mut conn, "SET NAMES latin1", 2);
     assert!(conn.is_unfit(&logged_in().want()) && !conn.is_unfit(&session.want()));

@@ -9,9 +9,9 @@ use portside_proto::reply::STMT_BULK_EXECUTE;
 use portside_proto::single::err;
 
 use super::super::Killed;
-use super::{Conn, Context, Session, Step, User};
+use super::{Conn, Context, Phase, Session, Step, User};
 use crate::reason::{Cause, Pin};
-use crate::sql::Kind;
+use crate::sql::{Kind, Pins};
 
 impl Session {
     /// Commands that need no server, or not always. None: pass it on.
@@ -31,8 +31,11 @@ impl Session {
         };
         Some(match command {
             com::QUIT => Step::End(Cause::Quit, Vec::new()),
-            com::PING => {
+            // One with a connection of its own asks that: whether it lives, so that its idle time begins anew, and
+            // since the OK counts the warnings of the last statement.
+            com::PING if conn.is_none() => {
                 self.commands += 1;
+                self.has_pinged = true;
                 Step::Say(offer::ok(1, self.status))
             }
             com::PROCESS_KILL => {
@@ -62,7 +65,7 @@ impl Session {
     }
 
     /// Statements that are not for a server.
-    pub(super) fn answer_query(&self) -> Option<Step> {
+    pub(super) fn answer_query(&mut self) -> Option<Step> {
         let verdict = self.verdict.as_ref()?;
         if verdict.asks.diagnostics && self.has_forgotten {
             let text =
@@ -70,48 +73,74 @@ impl Session {
                         connection was given back after a second (docs/pooling.md)";
             return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
         }
-        if (verdict.asks.row_count && self.last.is_none())
+        if (verdict.asks.row_count && (self.last.is_none() || self.has_pinged))
             || (verdict.asks.found_rows && !self.knows_found_rows)
         {
-            let text = "portside: FOUND_ROWS() and ROW_COUNT() are not known before the session's own first result (docs/pooling.md)";
+            let text = "portside: FOUND_ROWS() and ROW_COUNT() are not known before the session's own first result, \
+                        nor ROW_COUNT() after a ping (docs/pooling.md)";
             return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
         }
         Some(match &verdict.kind {
             Kind::ConnectionId(name) => {
                 let id = self.thread_id.into();
-                Step::Say(offer::one_number(
+                let bytes = offer::one_number(
                     name,
                     id,
                     self.status,
                     self.class.capabilities,
                     self.is_mariadb,
-                ))
+                );
+                self.answered_here();
+                Step::Say(bytes)
             }
             Kind::Kill { id, query } => Step::Kill {
                 id: *id,
                 query: *query,
             },
-            Kind::KillOther => {
-                let text =
-                    "portside: only KILL [CONNECTION | QUERY] id works through a pool, with an id \
-                            that Portside gave";
+            Kind::OtherId => {
+                let text = "portside: of statements that name a connection only KILL [CONNECTION | QUERY] id \
+                            works through a pool, alone and with an id that Portside gave";
                 Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text))
             }
             _ => return None,
         })
     }
 
-    /// `COM_RESET_CONNECTION`: here, unless the server would change the character set by it.
+    /// A statement was answered without the server, which still has the numbers of the one before.
+    fn answered_here(&mut self) {
+        self.last = None;
+        self.knows_found_rows = false;
+        self.pins.remove(Pin::RowCount);
+        self.pins.remove(Pin::FoundRows);
+        if !self.is_mariadb {
+            self.pins.remove(Pin::Warnings);
+            self.has_forgotten = false;
+        }
+    }
+
+    /// `COM_RESET_CONNECTION`: here, unless the server would change the character set by it, or not all of the
+    /// session's state.
     pub(super) fn reset(&mut self, conn: Option<&Conn>) -> Option<Step> {
         let Some(conn) = conn else {
             return Some(Step::Attach);
         };
-        if !conn.keeps_charset() {
+        if !conn.keeps_charset() || self.pins.outlive_a_reset() {
             return None;
         }
         self.commands += 1;
         self.forget();
         Some(Step::Say(offer::ok(1, self.status)))
+    }
+
+    /// Whether it keeps its connection only for what the next statement may ask.
+    pub fn only_waits(&self) -> bool {
+        self.phase == Phase::Command && self.pins.only_pass()
+    }
+
+    /// It has waited long enough: asked later, it says that it does not know.
+    pub fn let_go(&mut self) {
+        self.has_forgotten |= self.pins.has(Pin::Warnings);
+        self.pins = Pins::NONE;
     }
 
     /// The answer to [`Step::Kill`].
