@@ -332,7 +332,6 @@ def _varied(step: Step, how: int) -> Step:
 
 
 COMMANDS = (
-    Command(14),  # PING
     Command(31),  # RESET_CONNECTION
     Command(2, b"other"),
     Command(2, b"same"),

@@ -11,6 +11,7 @@ use super::*;
 use crate::reason::{Cause, Pin};
 
 mod life;
+mod tls;
 
 const SALT: [u8; 20] = *b"abcdefghijklmnopqrst";
 const NONCE: [u8; 32] = *b"abcdefghijklmnopqrstuvwxyz012345";
@@ -185,6 +186,7 @@ fn the_greeting_offers_what_all_servers_have() {
 }
 
 #[test]
+<<<<<<< HEAD
 fn tls_begins_once_and_only_where_it_was_offered() {
     let of = |tls| {
         let channel = Channel {
@@ -270,6 +272,8 @@ fn where_both_families_serve_a_session_belongs_to_one() {
 }
 
 #[test]
+=======
+>>>>>>> main
 fn a_schema_is_confirmed_by_a_server_before_the_login_is_answered() {
     let (mut session, greeting) =
         Session::new(7, NONCE, &[server("")], Channel::PLAIN, None).unwrap();
