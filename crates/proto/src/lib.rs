@@ -24,5 +24,6 @@ pub mod quit;
 pub mod refuse_login;
 pub mod reply;
 pub mod single;
+pub mod statement;
 pub mod watch;
 mod wire;

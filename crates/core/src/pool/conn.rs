@@ -4,6 +4,8 @@
 //! steps the bytes are for this machine ([`Conn::feed`]); while a client's command runs they are the client's,
 //! and [`Conn::relay`] only finds the reply's end.
 
+mod preparing;
+
 use std::collections::VecDeque;
 
 use portside_proto::command::{com, status};
@@ -12,7 +14,11 @@ use portside_proto::handshake::{Announce, ClientLogin, LoginError, Step};
 use portside_proto::login::Greeting;
 use portside_proto::reply::{Outcome, Reply, Shape};
 use portside_proto::single::{OneRow, ServerError, Single};
+use portside_proto::statement::{Prepared, Renumber};
 
+use self::preparing::Preparing;
+pub(super) use self::preparing::NEED_REPREPARE;
+use super::statements::OnServer;
 use super::{Class, Left, Settings, Want};
 use crate::sql::is_readable;
 
@@ -105,6 +111,8 @@ enum Did {
     Restore,
     Setting(Box<[u8]>),
     Schema(Box<[u8]>),
+    /// A statement of a client that this connection had not.
+    Statement(Preparing),
     /// Something for others; its outcome matters to nobody here.
     Errand,
 }
@@ -138,6 +146,14 @@ pub struct Conn {
     is_resettable: bool,
     /// Its last statement had warnings or an error.
     diagnostics: bool,
+    /// Prepared statements.
+    statements: OnServer,
+    /// Reads the reply to a PREPARE of our own.
+    preparing: Option<Prepared>,
+    /// Of our own, not counted yet.
+    reprepares: u64,
+    /// Puts the client's statement id into the running reply.
+    renumber: Option<Renumber>,
 }
 
 impl Conn {
@@ -169,6 +185,10 @@ impl Conn {
             left: Left::Nothing,
             is_resettable: false,
             diagnostics: false,
+            statements: OnServer::default(),
+            preparing: None,
+            reprepares: 0,
+            renumber: None,
         }
     }
 
@@ -255,6 +275,7 @@ impl Conn {
                     self.has_greeted = true;
                     self.thread_id = greeting.thread_id;
                     self.is_mariadb = greeting.is_mariadb;
+                    self.statements.forgets_types(greeting.is_mariadb);
                     self.capabilities = self.class.capabilities & greeting.capabilities;
                 }
                 Event::Send(answer)
@@ -348,6 +369,7 @@ impl Conn {
             put_command(&mut bytes, com::INIT_DB, schema);
             self.steps.push_back(Did::Schema(schema.into()));
         }
+        self.put_statements(&want.needs, &mut bytes);
         self.start_steps();
         bytes
     }
@@ -390,6 +412,7 @@ impl Conn {
         put_command(bytes, com::RESET_CONNECTION, &[]);
         put_command(bytes, com::QUERY, &self.restore);
         self.steps.extend([Did::Reset, Did::Restore]);
+        self.statements.clear();
     }
 
     fn start_steps(&mut self) {
@@ -399,7 +422,14 @@ impl Conn {
     }
 
     fn step(&mut self, bytes: &mut &[u8]) -> Event {
-        while !self.steps.is_empty() {
+        while let Some(did) = self.steps.front() {
+            if matches!(did, Did::Statement(_)) {
+                match self.prepared(bytes) {
+                    None => return Event::Wait,
+                    Some(Ok(())) => continue,
+                    Some(Err(text)) => return broken(&text),
+                }
+            }
             match self.single.feed(bytes) {
                 Ok(None) => return Event::Wait,
                 Ok(Some(reply)) => {
@@ -430,7 +460,7 @@ impl Conn {
                 self.uses = 0;
                 self.settings.clear();
             }
-            (Did::Restore, Ok(())) | (Did::Errand, _) => {}
+            (Did::Restore | Did::Statement(_), Ok(())) | (Did::Errand, _) => {}
             (did, Err(error)) => {
                 // What it has done so far is in doubt, but for a schema that was not taken.
                 if !matches!(did, Did::Schema(_)) {
@@ -445,6 +475,7 @@ impl Conn {
     pub fn begin(&mut self, shape: Shape) {
         debug_assert!(self.is_ready());
         self.uses += 1;
+        self.renumber = None;
         if shape != Shape::Nothing {
             self.reply = Reply::new(shape, self.capabilities);
             self.phase = Phase::Busy;
@@ -459,6 +490,7 @@ impl Conn {
                 self.phase = Phase::Ready;
                 self.status = outcome.status.unwrap_or(self.status);
                 self.diagnostics = outcome.warnings > 0 || outcome.error.is_some();
+                self.make_room(outcome.error.unwrap_or(0));
                 Ok(Some(outcome))
             }
             Err(error) => {
@@ -497,7 +529,8 @@ impl Conn {
         let steps = settings
             .after(&self.settings)
             .map_or(2 + settings.all().len(), <[_]>::len);
-        steps + usize::from(self.has_traces()) * 2 + usize::from(want.schema != self.schema())
+        let schema = usize::from(want.schema != self.schema());
+        steps + usize::from(self.has_traces()) * 2 + schema + self.lacks(&want.needs)
     }
 }
 

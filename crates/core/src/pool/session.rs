@@ -5,7 +5,9 @@
 //! command is looked at.
 
 mod answering;
+mod executing;
 mod login;
+mod statements;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -15,17 +17,17 @@ use portside_proto::handshake::offer::{self, Offer, Plugin};
 use portside_proto::reply::{Outcome, Shape};
 
 use self::answering::unknown;
+use self::executing::is_about_statement;
 use self::login::Pending;
-use super::{Class, Conn, Left, Server, Settings, Want, CHOICE, LOGIN};
+pub use self::statements::Needs;
+use self::statements::Statements;
+use super::{Class, Conn, Home, Left, Server, Settings, Want, CHOICE, LOGIN};
 use crate::reason::{Cause, Pin};
-use crate::sql::{self, Kind, Pins, Verdict};
+use crate::sql::{Kind, Pins, Verdict};
 
 /// Longer commands are passed on unread, and pin. 1 MiB: what a session may make us hold while a packet is on
 /// its way.
 pub const LONG: usize = 1024 * 1024;
-
-/// Open statements that are remembered; a session with more keeps its connection to its end.
-const STATEMENTS_MAX: usize = 1024;
 
 /// An account that clients log in with.
 #[derive(PartialEq, Eq)]
@@ -76,8 +78,11 @@ pub enum Step {
     Admit,
     /// Bring a connection that [`Session::want`] describes, prepared, and step again.
     Attach,
-    /// Write the bytes that were taken to the connection; a reply follows unless `Conn` is still ready.
+    /// Write the bytes that were taken to the connection, after [`Session::address`]; a reply follows unless `Conn`
+    /// is still ready.
     Forward,
+    /// Write these in place of the bytes that were taken; else as [`Step::Forward`].
+    Instead(Vec<u8>),
     /// A reply runs.
     Await,
     /// `KILL`: answer through [`Session::killed`].
@@ -130,7 +135,11 @@ pub struct Session {
     /// What pins that have gone leave behind.
     left: Left,
     /// Prepared and not closed.
-    statements: Vec<u32>,
+    statements: Statements,
+    /// All servers of the service are alike, so that a statement of one can be prepared on another.
+    moves: bool,
+    /// They are MariaDB.
+    is_mariadb: bool,
     /// Of the command at hand, until its reply is over.
     verdict: Option<Verdict>,
     /// A SET under way, to be remembered if it succeeds.
@@ -178,7 +187,9 @@ impl Session {
             settings: Settings::new(),
             pins: Pins::NONE,
             left: Left::Nothing,
-            statements: Vec::new(),
+            statements: Statements::default(),
+            moves: servers.iter().all(|server| server.version == first.version),
+            is_mariadb: first.is_mariadb,
             verdict: None,
             set: None,
             command: 0,
@@ -253,6 +264,8 @@ impl Session {
             settings: Some(&self.settings),
             no_diagnostics: asks.diagnostics && !self.pins.has(Pin::Warnings),
             same: self.last.filter(|_| asks.row_count || asks.found_rows),
+            needs: self.statements.needs(),
+            home: self.statements.home(),
         }
     }
 
@@ -309,6 +322,7 @@ impl Session {
     pub fn attached(&mut self, conn: (u64, u64)) {
         // Others may have asked for the last result set there.
         self.knows_found_rows &= self.last == Some(conn);
+        self.statements.attached();
     }
 
     fn command(
@@ -343,12 +357,20 @@ impl Session {
         let Some(shape) = Shape::of(command) else {
             return (whole, Step::Say(unknown(command)));
         };
-        if self.verdict.is_none() {
+        self.statements.address = None;
+        if is_about_statement(command) {
+            if let Some(step) = self.about_statement(command, argument, is_whole, conn.as_deref()) {
+                let taken = !matches!(step, Step::More);
+                return (if taken { whole } else { 0 }, step);
+            }
+        } else if self.verdict.is_none() {
+            self.statements.start();
             self.verdict = Some(if is_whole {
-                read(command, argument)
+                self.read(command, argument)
             } else {
                 Verdict::pinned(Pin::Long)
             });
+            self.look_for_movers();
         }
         if let Some(step) = self.answer_query() {
             self.verdict = None;
@@ -357,17 +379,48 @@ impl Session {
         let Some(conn) = conn else {
             return (0, Step::Attach);
         };
+        self.run(input, is_whole, conn, shape)
+    }
+
+    /// Runs the command at the beginning of the input on this connection.
+    fn run(
+        &mut self,
+        input: &[u8],
+        is_whole: bool,
+        conn: &mut Conn,
+        shape: Shape,
+    ) -> (usize, Step) {
+        let length = length(input);
+        let taken = input.len().min(HEADER_LEN + length);
+        let packet = input.get(..taken).unwrap_or(input);
+        let Some((&command, argument)) = packet.get(HEADER_LEN..).and_then(<[_]>::split_first)
+        else {
+            return (0, Step::More);
+        };
+        if let Some(step) = self.lacks_statements(conn, is_whole) {
+            if step == Step::Attach {
+                return (0, step);
+            }
+            self.verdict = None;
+            return (taken, step);
+        }
+        let step = self.begin_statement(command, packet, is_whole, conn);
+        self.pin_statements();
+        if matches!(step, Some(Step::Say(_) | Step::End(..))) {
+            self.verdict = None;
+            return (taken, step.unwrap_or(Step::More));
+        }
+        if command == com::STMT_PREPARE {
+            self.begin_prepare(is_whole.then_some(argument));
+        }
         self.begin(command, argument, conn, shape);
         if !is_whole {
-            let length = length(input);
-            let taken = input.len().min(HEADER_LEN + length);
             self.phase = Phase::Upload {
                 left: HEADER_LEN + length - taken,
                 continues: length == MAX_PAYLOAD as usize,
             };
-            return (taken, Step::Forward);
         }
-        (whole, Step::Forward)
+        (taken, step.unwrap_or(Step::Forward))
     }
 
     fn begin(&mut self, command: u8, argument: &[u8], conn: &mut Conn, shape: Shape) {
@@ -383,15 +436,9 @@ impl Session {
         if verdict.kind == Kind::Set {
             self.set = Some(argument.into());
         }
-        if command == com::STMT_CLOSE {
-            let id = argument.first_chunk().map(|id| u32::from_le_bytes(*id));
-            self.statements.retain(|known| Some(*known) != id);
-            if self.statements.is_empty() {
-                self.pins.remove(Pin::Statements);
-            }
-        }
         if command == com::RESET_CONNECTION {
             self.forget();
+            conn.statements().clear();
             self.pins.add(Pin::Command);
         }
         if !conn.is_readable() {
@@ -400,6 +447,9 @@ impl Session {
         self.command = command;
         self.commands += 1;
         conn.begin(shape);
+        if let Some(id) = self.statements.prepares() {
+            conn.renumber(id);
+        }
         if shape == Shape::Nothing {
             self.verdict = None;
         } else {
@@ -418,8 +468,13 @@ impl Session {
             return (taken, step);
         }
         if !continues {
-            self.phase = Phase::Reply;
-            return (0, Step::Await);
+            // Long data has no reply.
+            let (phase, step) = match self.verdict {
+                Some(_) => (Phase::Reply, Step::Await),
+                None => (Phase::Command, Step::Say(Vec::new())),
+            };
+            self.phase = phase;
+            return (0, step);
         }
         if input.len() < HEADER_LEN {
             return (0, Step::More);
@@ -439,10 +494,10 @@ impl Session {
         let set = self.set.take();
         self.phase = Phase::Command;
         let good = outcome.error.is_none();
-        match (verdict.kind, set) {
+        match (&verdict.kind, set) {
             (Kind::Use(name), _) if good => {
-                conn.set_schema(&name);
-                self.schema = Some(name);
+                conn.set_schema(name);
+                self.schema = Some(name.clone());
             }
             (Kind::Set, Some(statement)) => {
                 if good && self.settings.add(&statement) {
@@ -453,14 +508,6 @@ impl Session {
                 }
             }
             _ => {}
-        }
-        if let Some(statement) = outcome.statement.filter(|_| good) {
-            if self.statements.len() < STATEMENTS_MAX {
-                self.statements.push(statement);
-            } else {
-                self.pins.add(Pin::Statement);
-            }
-            self.pins.add(Pin::Statements);
         }
         if outcome.insert_id > 0 || verdict.asks.insert_id {
             self.pins.add(Pin::InsertId);
@@ -474,6 +521,7 @@ impl Session {
         self.has_forgotten = false;
         self.knows_found_rows |= good && outcome.has_rows;
         self.follow(conn.status());
+        self.statement_replied(outcome, &verdict, conn, id);
         self.last = Some((id, conn.uses()));
     }
 
@@ -516,26 +564,6 @@ impl Session {
             }
             _ => None,
         }
-    }
-}
-
-/// What is known about a command before it runs.
-fn read(command: u8, argument: &[u8]) -> Verdict {
-    match command {
-        com::QUERY => sql::classify(argument),
-        com::STMT_PREPARE => {
-            let mut verdict = sql::classify(argument);
-            if std::mem::take(&mut verdict.kind) != Kind::Plain {
-                verdict.pins.add(Pin::Statement);
-            }
-            verdict
-        }
-        com::INIT_DB => Verdict {
-            kind: Kind::Use(argument.into()),
-            ..Verdict::default()
-        },
-        com::SET_OPTION => Verdict::pinned(Pin::Command),
-        _ => Verdict::default(),
     }
 }
 

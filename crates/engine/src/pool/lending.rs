@@ -40,6 +40,12 @@ impl Worker {
         pooled: &mut Pooled,
         input: &[u8],
     ) -> Next {
+        if let (Some(back), Some(front)) = (pooled.back.as_mut(), pooled.front.as_ref()) {
+            // It keeps its connection, which lacks a statement.
+            let bytes = back.conn.bring(&front.want().needs);
+            back.say(&bytes);
+            return Next::Took(0);
+        }
         let service = match self.plan.service(&session.service.name) {
             Some(service) => Arc::clone(service),
             None => Arc::clone(&session.service),
@@ -57,6 +63,9 @@ impl Worker {
         }
         if service.paused || pooled.is_opening {
             return self.wait(index, session, pooled, input);
+        }
+        if let Some(next) = self.go_home(index, session, pooled, input) {
+            return next;
         }
         loop {
             let member = match self.choose_pooled(&service, session, pooled, &user, class) {
@@ -193,7 +202,7 @@ impl Worker {
     }
 
     /// Stands in line. The deadline is that of the command, over all rounds.
-    fn wait(
+    pub(super) fn wait(
         &mut self,
         index: usize,
         session: &mut Session,
@@ -397,7 +406,7 @@ impl Worker {
     }
 
     /// The connection, if nothing has come that makes it useless.
-    fn alive(&mut self, mut back: Box<Back>) -> Option<Box<Back>> {
+    pub(super) fn alive(&mut self, mut back: Box<Back>) -> Option<Box<Back>> {
         back.socket.readable |= self.now > back.used_at + PEEK_AFTER_MS;
         match back.socket.read(&mut self.scratch) {
             Read::Nothing => Some(back),

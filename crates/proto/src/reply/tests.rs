@@ -135,6 +135,8 @@ fn replies() -> Vec<Case> {
             vec![prepared(1, 1), column.clone(), column.clone()],
             Outcome {
                 statement: Some(7),
+                parameters: 1,
+                definitions: ONE_OF_EACH,
                 ..Outcome::default()
             },
         ),

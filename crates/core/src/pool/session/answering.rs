@@ -3,7 +3,6 @@
 use portside_proto::command::{capability, com};
 use portside_proto::err::errno;
 use portside_proto::handshake::offer::{self, Login};
-use portside_proto::reply::STMT_BULK_EXECUTE;
 use portside_proto::single::err;
 
 use super::{Conn, Context, Session, Step};
@@ -19,10 +18,6 @@ impl Session {
         conn: Option<&Conn>,
         context: &Context<'_>,
     ) -> Option<Step> {
-        let known = |argument: &[u8]| {
-            let id = argument.first_chunk().map(|id| u32::from_le_bytes(*id));
-            conn.is_some() || id.is_some_and(|id| self.statements.contains(&id))
-        };
         Some(match command {
             com::QUIT => Step::End(Cause::Quit, Vec::new()),
             com::PING => {
@@ -50,13 +45,6 @@ impl Session {
                 let text = "portside: replicas connect to the server itself, not through a pool";
                 Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text))
             }
-            com::STMT_EXECUTE | com::STMT_FETCH | com::STMT_RESET | STMT_BULK_EXECUTE
-                if !known(argument) =>
-            {
-                let text = "portside: unknown prepared statement";
-                Step::Say(err(1, errno::UNKNOWN_STATEMENT, *b"HY000", text))
-            }
-            com::STMT_CLOSE | com::STMT_SEND_LONG_DATA if !known(argument) => Step::Say(Vec::new()),
             _ => return None,
         })
     }
@@ -139,6 +127,7 @@ impl Session {
     /// is over.
     pub fn not_attached(&mut self, number: u16, state: [u8; 5], text: &str) -> (Vec<u8>, bool) {
         self.verdict = None;
+        self.statements.start();
         match self.pending.as_ref() {
             Some(pending) => (err(pending.sequence, number, state, text), true),
             None => (err(1, number, state, text), false),
