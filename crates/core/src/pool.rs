@@ -25,6 +25,7 @@ pub use settings::Settings;
 pub use statements::OnServer;
 
 use portside_proto::command::capability;
+pub use portside_proto::handshake::Transport;
 
 /// Flags that a client may choose and that its server connections then have as well, bit by bit.
 pub const CHOICE: u32 = capability::FOUND_ROWS
@@ -72,6 +73,34 @@ impl Class {
     pub fn fits(self, server: u32) -> bool {
         self.capabilities & !server == 0
     }
+}
+
+/// What a client's connection is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channel {
+    /// Nobody else can read it: a unix socket; TLS, once it has begun.
+    pub is_secure: bool,
+    /// What the greeting says of TLS.
+    pub tls: Tls,
+}
+
+impl Channel {
+    /// TCP without TLS.
+    pub const PLAIN: Self = Self {
+        is_secure: false,
+        tls: Tls::No,
+    };
+}
+
+/// Whether clients may use TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// There is no certificate.
+    No,
+    /// As they like.
+    Offered,
+    /// They must, but for those whose channel is secure already.
+    Required,
 }
 
 /// What a session leaves on a connection.

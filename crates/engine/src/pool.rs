@@ -12,7 +12,9 @@ mod kill;
 mod lending;
 mod parting;
 mod replying;
+mod shelf;
 mod tick;
+mod waiting;
 mod welcome;
 
 use std::collections::{HashMap, VecDeque};

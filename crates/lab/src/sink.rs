@@ -3,7 +3,7 @@
 //! Greets, lets everybody in, answers every query with the same prepared bytes and every other command
 //! with OK. On QUIT it closes first, as mysqld does, unless told otherwise. One thread, one poller, no
 //! allocation per query. It knows nothing of SQL: `SELECT @@server_id` gets the configured text like
-//! any other query.
+//! any other query, but for the one by which a pool learns a connection's state.
 
 mod answers;
 mod peer;

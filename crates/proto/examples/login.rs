@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .ok_or("server closed")?;
         while let Some(step) = login.feed(&mut bytes)? {
             match step {
-                Step::Send(packet) => stream.write_all(&packet)?,
+                Step::Send(packet) | Step::StartTls(packet) => stream.write_all(&packet)?,
                 Step::Done => break 'login,
             }
         }

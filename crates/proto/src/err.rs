@@ -11,7 +11,7 @@ use crate::wire::header;
 
 /// Error numbers of packets made by Portside.
 ///
-/// All from the server's range (1000-1999), known to MySQL and MariaDB under the same number. Numbers
+/// All from the server's range (1000-1999; 3159 is MySQL's alone), known to MySQL and MariaDB under the same number. Numbers
 /// from 2000 to 2999 belong to client libraries: a client that gets one from the wire takes it for its
 /// own (libmysql rewrites the text of 2013, some drivers reconnect), so they are not used even where
 /// "2003 Can't connect" would read well.
@@ -52,6 +52,9 @@ pub mod errno {
     pub const NEED_REPREPARE: u16 = 1615;
     /// `ER_QUERY_INTERRUPTED`: what the server itself says after KILL QUERY.
     pub const INTERRUPTED: u16 = 1317;
+
+    /// `ER_SECURE_TRANSPORT_REQUIRED`: the login came without TLS where it is a must (pool mode).
+    pub const SECURE_TRANSPORT_REQUIRED: u16 = 3159;
 
     /// What a server says when its `max_connections` is reached; same number as ours, on purpose.
     pub const SERVER_TOO_MANY_CONNECTIONS: u16 = 1040;

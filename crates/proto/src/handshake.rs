@@ -13,7 +13,7 @@ mod scramble;
 mod seal;
 pub mod server;
 
-pub use client::{Announce, ClientLogin, LoginError, Step};
+pub use client::{Announce, ClientLogin, LoginError, Step, Transport};
 pub use scramble::{scramble_native, scramble_sha2};
 
 #[cfg(test)]

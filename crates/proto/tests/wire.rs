@@ -249,7 +249,7 @@ fn answers(name: &str) -> (Vec<Vec<u8>>, Result<(), LoginError>) {
     let mut bytes = &server[..];
     loop {
         match login.feed(&mut bytes) {
-            Ok(Some(Step::Send(packet))) => sent.push(packet),
+            Ok(Some(Step::Send(packet) | Step::StartTls(packet))) => sent.push(packet),
             Ok(Some(Step::Done)) => return (sent, Ok(())),
             Ok(None) => panic!("{name}: ended early"),
             Err(error) => return (sent, Err(error)),

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use portside_proto::command::{com, status};
 use portside_proto::handshake::offer::put_command;
-use portside_proto::handshake::{Announce, ClientLogin, LoginError, Step};
+use portside_proto::handshake::{Announce, ClientLogin, LoginError, Step, Transport};
 use portside_proto::login::Greeting;
 use portside_proto::reply::{Outcome, Reply, Shape};
 use portside_proto::single::{OneRow, ServerError, Single};
@@ -87,6 +87,8 @@ pub enum Event {
     Wait,
     /// Write these bytes, go on.
     Send(Vec<u8>),
+    /// Write these bytes, begin TLS, go on inside.
+    StartTls(Vec<u8>),
     /// Logged in, or prepared: a command may be sent.
     Ready,
     /// See [`Failure`]; all but `Step` end the connection.
@@ -158,11 +160,18 @@ pub struct Conn {
 
 impl Conn {
     /// A connection before the server's first byte. `seed`: random bytes for one RSA encryption.
-    pub fn new(user: &str, password: &str, class: Class, seed: [u8; 20]) -> Self {
+    pub fn new(
+        user: &str,
+        password: &str,
+        class: Class,
+        seed: [u8; 20],
+        transport: Transport,
+    ) -> Self {
         let login = ClientLogin::new(user, password, None).announcing(Announce {
             capabilities: class.capabilities,
             collation: class.collation,
             seed,
+            transport,
         });
         Self {
             class,
@@ -270,7 +279,7 @@ impl Conn {
             return Event::Wait;
         };
         match login.feed(bytes) {
-            Ok(Some(Step::Send(answer))) => {
+            Ok(Some(step @ (Step::Send(_) | Step::StartTls(_)))) => {
                 if let (false, Some(greeting)) = (self.has_greeted, login.greeting()) {
                     self.has_greeted = true;
                     self.thread_id = greeting.thread_id;
@@ -278,7 +287,15 @@ impl Conn {
                     self.statements.forgets_types(greeting.is_mariadb);
                     self.capabilities = self.class.capabilities & greeting.capabilities;
                 }
-                Event::Send(answer)
+                match step {
+                    // Nobody can have put them there but somebody on the way.
+                    Step::StartTls(_) if !bytes.is_empty() => {
+                        broken("bytes behind the greeting of a server that offers TLS")
+                    }
+                    Step::StartTls(request) => Event::StartTls(request),
+                    Step::Send(answer) => Event::Send(answer),
+                    Step::Done => Event::Wait,
+                }
             }
             Ok(Some(Step::Done)) => {
                 self.phase = Phase::FirstLook(OneRow::default());
@@ -546,6 +563,7 @@ fn failure(error: LoginError) -> Failure {
         LoginError::Denied { .. }
         | LoginError::Key(_)
         | LoginError::NeedsSecureChannel
+        | LoginError::NoTls
         | LoginError::UnknownPlugin(_) => Failure::Denied(error.to_string()),
     }
 }

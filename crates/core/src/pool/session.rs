@@ -7,21 +7,23 @@
 mod answering;
 mod executing;
 mod login;
+mod packets;
 mod statements;
 
 use std::fmt::Display;
 use std::sync::Arc;
 
-use portside_proto::command::{com, status, HEADER_LEN, MAX_PAYLOAD};
+use portside_proto::command::{capability, com, status, HEADER_LEN, MAX_PAYLOAD};
 use portside_proto::handshake::offer::{self, Offer, Plugin};
 use portside_proto::reply::{Outcome, Shape};
 
 use self::answering::unknown;
 use self::executing::is_about_statement;
 use self::login::Pending;
+use self::packets::{length, packet, Packet};
 pub use self::statements::Needs;
 use self::statements::Statements;
-use super::{Class, Conn, Home, Left, Server, Settings, Want, CHOICE, LOGIN};
+use super::{Channel, Class, Conn, Home, Left, Server, Settings, Tls, Want, CHOICE, LOGIN};
 use crate::reason::{Cause, Pin};
 use crate::sql::{Kind, Pins, Verdict};
 
@@ -72,6 +74,8 @@ pub enum Step {
     More,
     /// Write to the client, go on.
     Say(Vec<u8>),
+    /// Everything behind what was taken is TLS, from the next byte on; step again with what comes out of it.
+    StartTls,
     /// The login was refused: write, count, end.
     Denied(Vec<u8>),
     /// The password is right: call [`Session::admitted`] or [`Session::turned_away`].
@@ -119,6 +123,9 @@ enum Phase {
 #[derive(Debug)]
 pub struct Session {
     phase: Phase,
+    channel: Channel,
+    /// It came over TLS.
+    has_tls: bool,
     thread_id: u32,
     offered: u32,
     salt: [u8; 20],
@@ -158,12 +165,21 @@ pub struct Session {
 impl Session {
     /// A client that has just come, and the greeting for it. `servers`: what is known about those of the
     /// service; with none there is nothing to greet with.
-    pub fn new(thread_id: u32, salt: [u8; 20], servers: &[Arc<Server>]) -> Option<(Self, Vec<u8>)> {
+    pub fn new(
+        thread_id: u32,
+        salt: [u8; 20],
+        servers: &[Arc<Server>],
+        channel: Channel,
+    ) -> Option<(Self, Vec<u8>)> {
         let first = servers.first()?;
         let common = servers
             .iter()
             .fold(u32::MAX, |all, server| all & server.capabilities);
-        let offered = (common & CHOICE) | LOGIN;
+        let tls = match channel.tls {
+            Tls::No => 0,
+            Tls::Offered | Tls::Required => capability::SSL,
+        };
+        let offered = (common & CHOICE) | LOGIN | tls;
         let plugin = Plugin::from_name(first.plugin.as_bytes()).unwrap_or(Plugin::Native);
         let greeting = offer::greeting(&Offer {
             version: &first.version,
@@ -175,6 +191,8 @@ impl Session {
         });
         let session = Self {
             phase: Phase::Login,
+            channel,
+            has_tls: false,
             thread_id,
             offered,
             salt,
@@ -205,6 +223,11 @@ impl Session {
     /// The id that its greeting named.
     pub fn thread_id(&self) -> u32 {
         self.thread_id
+    }
+
+    /// Whether nobody else can read what its client sends: a password may come as it is.
+    pub fn is_secure(&self) -> bool {
+        self.channel.is_secure
     }
 
     /// Its account, once it has logged in.
@@ -457,37 +480,6 @@ impl Session {
         }
     }
 
-    fn upload(&mut self, input: &[u8], left: usize, continues: bool) -> (usize, Step) {
-        if left > 0 {
-            let taken = left.min(input.len());
-            self.phase = Phase::Upload {
-                left: left - taken,
-                continues,
-            };
-            let step = if taken > 0 { Step::Forward } else { Step::More };
-            return (taken, step);
-        }
-        if !continues {
-            // Long data has no reply.
-            let (phase, step) = match self.verdict {
-                Some(_) => (Phase::Reply, Step::Await),
-                None => (Phase::Command, Step::Say(Vec::new())),
-            };
-            self.phase = phase;
-            return (0, step);
-        }
-        if input.len() < HEADER_LEN {
-            return (0, Step::More);
-        }
-        let length = length(input);
-        let taken = input.len().min(HEADER_LEN + length);
-        self.phase = Phase::Upload {
-            left: HEADER_LEN + length - taken,
-            continues: length == MAX_PAYLOAD as usize,
-        };
-        (taken, Step::Forward)
-    }
-
     /// The reply is over. `id` names the connection.
     pub fn replied(&mut self, outcome: &Outcome, conn: &mut Conn, id: u64) {
         let verdict = self.verdict.take().unwrap_or_default();
@@ -553,40 +545,5 @@ impl Session {
         } else {
             Left::Nothing
         }
-    }
-
-    /// How long the command at hand is, so that it can be dropped after [`Self::not_attached`]. None: longer
-    /// than what has come of it.
-    pub fn drop_command(input: &[u8]) -> Option<usize> {
-        match packet(input) {
-            Packet::Whole { payload, .. } if payload.len() < MAX_PAYLOAD as usize => {
-                Some(HEADER_LEN + payload.len())
-            }
-            _ => None,
-        }
-    }
-}
-
-enum Packet<'a> {
-    Whole {
-        sequence: u8,
-        payload: &'a [u8],
-    },
-    /// Payload length as far as it is known.
-    Incomplete(usize),
-}
-
-fn length(input: &[u8]) -> usize {
-    match input {
-        [a, b, c, ..] => u32::from_le_bytes([*a, *b, *c, 0]) as usize,
-        _ => 0,
-    }
-}
-
-fn packet(input: &[u8]) -> Packet<'_> {
-    let length = length(input);
-    match (input.get(3), input.get(HEADER_LEN..HEADER_LEN + length)) {
-        (Some(&sequence), Some(payload)) => Packet::Whole { sequence, payload },
-        _ => Packet::Incomplete(length),
     }
 }

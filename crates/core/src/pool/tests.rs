@@ -53,7 +53,8 @@ fn answer(greeting: &[u8], name: &str, password: &str, schema: Option<&str>) -> 
 }
 
 fn logged_in() -> Session {
-    let (mut session, greeting) = Session::new(7, SALT, &[server(Plugin::Native.name())]).unwrap();
+    let (mut session, greeting) =
+        Session::new(7, SALT, &[server(Plugin::Native.name())], Channel::PLAIN).unwrap();
     let login = answer(&greeting, "app", "secret", None);
     assert_eq!(step(&mut session, &login, None), (login.len(), Step::Admit));
     assert_eq!(session.admitted(), ok(2, status::AUTOCOMMIT));
@@ -95,7 +96,7 @@ fn ready(look: &[&str]) -> Conn {
         capabilities: 0,
         collation: 45,
     };
-    let mut conn = Conn::new("app", "secret", class, [0; 20]);
+    let mut conn = Conn::new("app", "secret", class, [0; 20], Transport::Plain);
     let greeting = greeting_packet(99, "9.9.9-test", &SALT);
     assert!(matches!(conn.feed(&mut &greeting[..]), Event::Send(_)));
     assert!(matches!(conn.feed(&mut &ok(2, 2)[..]), Event::Send(_)));
@@ -122,7 +123,8 @@ fn both_methods_let_the_right_password_in_and_no_other() {
             ("nobody", "?", false),
             ("app", "", false),
         ] {
-            let (mut session, greeting) = Session::new(7, SALT, &[server(plugin.name())]).unwrap();
+            let (mut session, greeting) =
+                Session::new(7, SALT, &[server(plugin.name())], Channel::PLAIN).unwrap();
             let login = answer(&greeting, name, password, None);
             let (_, what) = step(&mut session, &login, None);
             assert_eq!(session.awaits_admission(), is_right, "{name} {password}");
@@ -141,7 +143,7 @@ fn both_methods_let_the_right_password_in_and_no_other() {
 
 #[test]
 fn nobody_is_greeted_before_a_server_is_known() {
-    assert!(Session::new(7, SALT, &[]).is_none());
+    assert!(Session::new(7, SALT, &[], Channel::PLAIN).is_none());
 }
 
 #[test]
@@ -150,7 +152,8 @@ fn the_greeting_offers_what_all_servers_have() {
         capabilities: !capability::DEPRECATE_EOF,
         ..(*server("")).clone()
     };
-    let (_, greeting) = Session::new(7, SALT, &[server(""), Arc::new(few)]).unwrap();
+    let (_, greeting) =
+        Session::new(7, SALT, &[server(""), Arc::new(few)], Channel::PLAIN).unwrap();
     let mut login = ClientLogin::new("a", "b", None);
     login.feed(&mut &greeting[..]).unwrap();
     let offered = login.greeting().unwrap().capabilities;
@@ -166,8 +169,71 @@ fn the_greeting_offers_what_all_servers_have() {
 }
 
 #[test]
+fn tls_begins_once_and_only_where_it_was_offered() {
+    let of = |tls| {
+        let channel = Channel {
+            is_secure: false,
+            tls,
+        };
+        Session::new(7, SALT, &[server("")], channel).unwrap()
+    };
+    let flags = (capability::PROTOCOL_41 | capability::SSL).to_le_bytes();
+    let request = [&[32, 0, 0, 1][..], &flags, &[0; 28]].concat();
+    let short = [&[4, 0, 0, 1][..], &flags].concat();
+    for (tls, is_must) in [(Tls::Offered, false), (Tls::Required, true)] {
+        for request in [&request, &short] {
+            let (mut session, greeting) = of(tls);
+            assert!(!session.is_secure());
+            // What stands behind the request is not looked at.
+            let burst = [&request[..], b"\x16\x03\x01"].concat();
+            let taken = step(&mut session, &burst, None);
+            assert_eq!(taken, (request.len(), Step::StartTls));
+            assert!(session.is_secure());
+            let mut login = answer(&greeting, "app", "secret", None);
+            login[3] = 2;
+            assert_eq!(step(&mut session, &login, None).1, Step::Admit);
+            let (mut again, _) = of(tls);
+            step(&mut again, request, None);
+            assert!(matches!(step(&mut again, request, None).1, Step::End(..)));
+        }
+        let (mut session, greeting) = of(tls);
+        let login = answer(&greeting, "app", "secret", None);
+        let (_, what) = step(&mut session, &login, None);
+        match (is_must, what) {
+            (false, Step::Admit) => {}
+            (true, Step::End(Cause::LoginDenied, bytes)) => {
+                let text = String::from_utf8_lossy(&bytes);
+                assert_eq!(bytes[5..7], 3159u16.to_le_bytes());
+                assert!(text.contains("with TLS only"), "{text}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let (mut session, greeting) = of(Tls::No);
+    let Step::End(Cause::ProtocolError, bytes) = step(&mut session, &request, None).1 else {
+        panic!("TLS was not offered");
+    };
+    assert!(String::from_utf8_lossy(&bytes).contains("malformed packet: a "));
+    let mut login = ClientLogin::new("a", "b", None);
+    login.feed(&mut &greeting[..]).unwrap();
+    assert_eq!(login.greeting().unwrap().capabilities & capability::SSL, 0);
+}
+
+#[test]
+fn a_unix_socket_is_as_good_as_tls() {
+    let channel = Channel {
+        is_secure: true,
+        tls: Tls::Required,
+    };
+    let (mut session, greeting) = Session::new(7, SALT, &[server("")], channel).unwrap();
+    assert!(session.is_secure());
+    let login = answer(&greeting, "app", "secret", None);
+    assert_eq!(step(&mut session, &login, None).1, Step::Admit);
+}
+
+#[test]
 fn a_schema_is_confirmed_by_a_server_before_the_login_is_answered() {
-    let (mut session, greeting) = Session::new(7, SALT, &[server("")]).unwrap();
+    let (mut session, greeting) = Session::new(7, SALT, &[server("")], Channel::PLAIN).unwrap();
     let login = answer(&greeting, "app", "secret", Some("shop"));
     assert_eq!(step(&mut session, &login, None).1, Step::Admit);
     assert_eq!(session.admitted(), []);
@@ -340,7 +406,11 @@ fn commands_that_are_not_for_a_pool_get_an_err() {
 
 #[test]
 fn malformed_packets_end_the_session_with_a_reason() {
-    let fresh = || Session::new(7, SALT, &[server("")]).unwrap().0;
+    let fresh = || {
+        Session::new(7, SALT, &[server("")], Channel::PLAIN)
+            .unwrap()
+            .0
+    };
     for bytes in [&[5, 0, 0, 1, 0, 0, 0, 0, 0][..], &[0xff, 0xff, 0xff, 1, 0]] {
         let (_, what) = step(&mut fresh(), bytes, None);
         assert!(matches!(what, Step::End(Cause::ProtocolError, text) if !text.is_empty()));
@@ -383,7 +453,7 @@ fn a_long_command_is_passed_on_in_pieces_and_pins() {
 proptest::proptest! {
     #[test]
     fn no_client_makes_it_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
-        step(&mut Session::new(7, SALT, &[server("")]).unwrap().0, &bytes, None);
+        step(&mut Session::new(7, SALT, &[server("")], Channel::PLAIN).unwrap().0, &bytes, None);
         let mut session = logged_in();
         step(&mut session, &bytes, None);
         let mut conn = ready(&LOOK);
@@ -393,7 +463,7 @@ proptest::proptest! {
     #[test]
     fn no_server_makes_it_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
         let class = Class { capabilities: u32::MAX, collation: 8 };
-        let mut conn = Conn::new("a", "b", class, [0; 20]);
+        let mut conn = Conn::new("a", "b", class, [0; 20], Transport::Plain);
         let mut rest = &bytes[..];
         for _ in 0..20 {
             conn.feed(&mut rest);

@@ -10,7 +10,7 @@ use mio::event::Event as Io;
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use portside_core::breaker::{Decision, Event as Breaker};
-use portside_core::pool::{Class, Conn, Event, Failure, User};
+use portside_core::pool::{Class, Conn, Event, Failure, Transport, User};
 use portside_core::reason::ServerClose;
 use portside_proto::proxy_header;
 
@@ -79,6 +79,11 @@ impl Worker {
             rules.avoid_resets();
         }
         let user = order.user;
+        let transport = if opened.socket.is_tcp {
+            Transport::Plain
+        } else {
+            Transport::Secure
+        };
         let mut back = Box::new(Back {
             index: 0,
             generation: self.pool.generations,
@@ -89,6 +94,7 @@ impl Worker {
                 &user.server_password,
                 order.class,
                 random(),
+                transport,
             ),
             source_ip: opened
                 .held
@@ -390,7 +396,7 @@ impl Worker {
             match event {
                 Err(text) => return self.back_failed(back, text, true),
                 Ok(Event::Wait) if more => {}
-                Ok(Event::Wait | Event::Send(_)) => {
+                Ok(Event::Wait | Event::Send(_) | Event::StartTls(_)) => {
                     let limit = self.now + back.rules.login_ms;
                     self.arm_back(&mut back, limit);
                     return self.put_back_down(back);
@@ -524,7 +530,7 @@ impl Worker {
 fn feed(back: &mut Back, mut bytes: &[u8]) -> Event {
     loop {
         match back.conn.feed(&mut bytes) {
-            Event::Send(answer) => {
+            Event::Send(answer) | Event::StartTls(answer) => {
                 if back.socket.push(&answer).is_err() {
                     back.socket.readable = true;
                 }

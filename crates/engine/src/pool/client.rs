@@ -282,6 +282,8 @@ impl Worker {
             }
             Step::Say(bytes) if bytes.is_empty() => Next::Took(0),
             Step::Say(bytes) => self.say(index, session, &bytes),
+            // Nothing was offered.
+            Step::StartTls => Next::Over(Cause::Internal),
             Step::Admit => self.admit_user(index, session, pooled),
             Step::Denied(bytes) => {
                 self.login_failed(session);

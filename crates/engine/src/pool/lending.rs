@@ -3,28 +3,20 @@
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::Arc;
 
-use mio::Token;
 use portside_core::balance::{Balancer, Choice, Live, Request};
 use portside_core::pool::{Class, Session as Front, User};
 use portside_proto::err::errno;
 
 use super::back::{NotNow, Order};
 use super::client::Next;
-use super::{Back, Place, Pooled, State, Waiting};
+use super::shelf::Key;
+use super::{Place, Pooled, State};
 use crate::attempt::Failed;
 use crate::plan::{Server, Service};
 use crate::refusal::no_server_text;
 use crate::session::{Client, Session};
-use crate::socket::Read;
 use crate::sys;
-use crate::worker::{token, unpack, Worker};
-
-/// A connection that was idle for longer is looked at before a command is sent: its end may be in the queue.
-const PEEK_AFTER_MS: u64 = 100;
-/// Waiters looked at without success before the others must wait for the next news.
-const IN_VAIN: usize = 16;
-/// Pause before a waiter looks again by itself: the budget of `open_rate` tells nobody when it has grown.
-const LOOK_AGAIN_MS: u64 = 20;
+use crate::worker::{token, Worker};
 
 /// What a session is told that asks too late.
 const NOT_KNOWN: &str =
@@ -201,246 +193,6 @@ impl Worker {
         )
     }
 
-    /// Stands in line. The deadline is that of the command, over all rounds.
-    pub(super) fn wait(
-        &mut self,
-        index: usize,
-        session: &mut Session,
-        pooled: &mut Pooled,
-        input: &[u8],
-    ) -> Next {
-        let service = Arc::clone(&session.service);
-        let state = &service.state;
-        if pooled.waiting.is_none() {
-            if pooled.waits_since.is_none() && state.queued.load(SeqCst) >= service.queue {
-                let text = format!(
-                    "portside: service {}: no free server connection and the queue is full ({} wait)",
-                    service.name, service.queue
-                );
-                return self.tell(
-                    index,
-                    session,
-                    pooled,
-                    input,
-                    (errno::TOO_MANY_CONNECTIONS, *b"08004", &text),
-                );
-            }
-            let is_new = pooled.waits_since.is_none();
-            let since = *pooled.waits_since.get_or_insert(self.now);
-            if self.is_overdue(session, since) {
-                return self.waited_too_long_pooled(index, session, pooled, input, since);
-            }
-            pooled.waiting = Some(Waiting::new(state, self.id, since));
-            pooled.look_at = self.now + LOOK_AGAIN_MS;
-            self.pool
-                .waiters
-                .push_back(token(index, session.generation, false));
-            if is_new {
-                self.ask_others();
-            }
-        }
-        self.arm_look(index, session, pooled);
-        Next::Wait
-    }
-
-    fn is_overdue(&self, session: &Session, since: u64) -> bool {
-        let limit = session.service.queue_ms.map(|ms| since + ms);
-        limit.is_some_and(|limit| self.now >= limit)
-    }
-
-    fn arm_look(&mut self, index: usize, session: &mut Session, pooled: &Pooled) {
-        let since = pooled.waits_since.unwrap_or(self.now);
-        let limit = session.service.queue_ms.map_or(u64::MAX, |ms| since + ms);
-        self.arm(index, session, pooled.look_at.min(limit));
-    }
-
-    /// The other workers may have idle connections.
-    fn ask_others(&self) {
-        let others = self.shared.inboxes.iter().enumerate();
-        for (_, inbox) in others.filter(|(id, _)| *id != self.id) {
-            if !inbox.slot_free.swap(true, Relaxed) {
-                inbox.wake();
-            }
-        }
-    }
-
-    /// A waiting session came by: is its time over, or is it time to look again?
-    pub(super) fn still_waiting(
-        &mut self,
-        index: usize,
-        session: &mut Session,
-        pooled: &mut Pooled,
-        input: &[u8],
-    ) -> Next {
-        let since = pooled.waiting.as_ref().map_or(self.now, |w| w.since);
-        if self.is_overdue(session, since) {
-            return self.waited_too_long_pooled(index, session, pooled, input, since);
-        }
-        if self.now >= pooled.look_at {
-            pooled.look_at = self.now + LOOK_AGAIN_MS;
-            self.pool.has_news = true;
-        }
-        self.arm_look(index, session, pooled);
-        Next::Wait
-    }
-
-    fn waited_too_long_pooled(
-        &mut self,
-        index: usize,
-        session: &mut Session,
-        pooled: &mut Pooled,
-        input: &[u8],
-        since: u64,
-    ) -> Next {
-        pooled.waiting = None;
-        let waited = (self.now - since) as f64 / 1000.0;
-        let service = Arc::clone(&session.service);
-        let text = match (pooled.error.take(), service.paused) {
-            (Some(text), _) => format!("portside: service {}: {text}", service.name),
-            (None, true) => format!("portside: service {}: waited {waited:.1} s; it is paused", service.name),
-            (None, false) => format!(
-                "portside: service {}: waited {waited:.1} s for a free server connection ([pool] max, \
-                 max_connections). On the proxy: portside show servers",
-                service.name
-            ),
-        };
-        let error = (errno::TOO_MANY_CONNECTIONS, *b"08004", text.as_str());
-        self.tell(index, session, pooled, input, error)
-    }
-
-    /// First come, first served, as far as there are connections.
-    pub(super) fn serve_pool(&mut self) {
-        let mut line = std::mem::take(&mut self.pool.waiters);
-        let mut in_vain = 0;
-        while let Some(token) = line.pop_front() {
-            let (index, generation, _) = unpack(token);
-            let Some(mut session) = self.take(index, generation) else {
-                continue;
-            };
-            let waits = session.pooled.as_mut().filter(|p| p.waiting.is_some());
-            let Some(pooled) = waits else {
-                self.put_back(index, session);
-                continue;
-            };
-            pooled.waiting = None;
-            self.put_back(index, session);
-            let before = self.pool.waiters.len();
-            self.guarded(token, None);
-            in_vain += usize::from(self.pool.waiters.len() > before);
-            if in_vain >= IN_VAIN {
-                break;
-            }
-        }
-        self.pool.waiters.append(&mut line);
-    }
-
-    /// The connection opened for this session is ready (it may be another's by now): it looks again.
-    pub(super) fn opening_done(&mut self, owner: Token) {
-        if let Some(pooled) = self.waiting_session(owner) {
-            pooled.is_opening = false;
-        }
-        self.pool.has_news = true;
-    }
-
-    /// The connection opened for this session failed: another server, or another round.
-    pub(super) fn opening_failed(
-        &mut self,
-        owner: Token,
-        server: &str,
-        text: String,
-        has_other: bool,
-    ) {
-        let (index, ..) = unpack(owner);
-        let session = self.sessions.get_mut(index).and_then(Option::as_mut);
-        let member = session.and_then(|session| {
-            let members = &session.service.members;
-            members.iter().position(|m| m.server.name == server)
-        });
-        if let Some(pooled) = self.waiting_session(owner) {
-            pooled.is_opening = false;
-            pooled.failures += 1;
-            pooled.error = Some(text);
-            if let Some(member) = member.filter(|_| !has_other) {
-                pooled.tried |= 1_u64.checked_shl(member as u32).unwrap_or(0);
-            }
-        }
-        self.pool.has_news = true;
-    }
-
-    fn waiting_session(&mut self, owner: Token) -> Option<&mut Pooled> {
-        let (index, generation, _) = unpack(owner);
-        let session = self.sessions.get_mut(index)?.as_mut()?;
-        let is_same = session.generation == generation;
-        session.pooled.as_deref_mut().filter(|_| is_same)
-    }
-
-    /// The idle connection that needs the fewest steps; of equals the one used last, which is warm. One whose end
-    /// is in its queue already is dropped, and the next is tried.
-    fn take_idle(&mut self, key: &Key<'_>, pooled: &Pooled) -> Option<Box<Back>> {
-        loop {
-            let want = pooled.front.as_ref().map(Front::want)?;
-            let place = (0..self.pool.shelf.len())
-                .rev()
-                .filter_map(|at| {
-                    let back = self.pool.idle_at(at)?;
-                    let fits = key.fits(back) && !back.conn.is_unfit(&want);
-                    fits.then(|| (back.conn.distance(&want), at))
-                })
-                .min_by_key(|(distance, at)| (*distance, std::cmp::Reverse(*at)));
-            let (_, at) = place?;
-            let index = self.pool.shelf.remove(at);
-            if let Some(back) = self.take_back(index).and_then(|back| self.alive(back)) {
-                return Some(back);
-            }
-        }
-    }
-
-    fn take_same(&mut self, (id, uses): (u64, u64)) -> Option<Box<Back>> {
-        let at = (0..self.pool.shelf.len()).find(|at| {
-            let back = self.pool.idle_at(*at);
-            back.is_some_and(|back| back.id == id && back.conn.uses() == uses)
-        })?;
-        let index = self.pool.shelf.remove(at);
-        let back = self.take_back(index)?;
-        self.alive(back)
-    }
-
-    /// The connection, if nothing has come that makes it useless.
-    pub(super) fn alive(&mut self, mut back: Box<Back>) -> Option<Box<Back>> {
-        back.socket.readable |= self.now > back.used_at + PEEK_AFTER_MS;
-        match back.socket.read(&mut self.scratch) {
-            Read::Nothing => Some(back),
-            Read::Bytes { .. } => {
-                self.quit_back(back);
-                None
-            }
-            Read::Eof | Read::Lost => {
-                self.drop_lost(back);
-                None
-            }
-        }
-    }
-
-    /// Every place is taken, perhaps by idle connections of others: the one unused for longest makes room.
-    fn evict(&mut self, service: &Service, user: &User, class: Class) {
-        for member in &service.members {
-            let at = (0..self.pool.shelf.len()).find(|at| {
-                self.pool.idle_at(*at).is_some_and(|back| {
-                    let same = back.conn.class() == class && is_same_account(&back.user, user);
-                    back.server()
-                        .is_some_and(|s| Arc::ptr_eq(&s.state, &member.server.state))
-                        && !same
-                })
-            });
-            if let Some(index) = at.map(|at| self.pool.shelf.remove(at)) {
-                if let Some(back) = self.take_back(index) {
-                    self.quit_back(back);
-                }
-                return;
-            }
-        }
-    }
-
     /// The command (or transaction) is over: the connection is anybody's.
     pub(super) fn release(&mut self, _session: &mut Session, pooled: &mut Pooled) {
         let (Some(mut back), Some(front)) = (pooled.back.take(), pooled.front.as_mut()) else {
@@ -487,52 +239,6 @@ impl Worker {
             return;
         }
         self.release(session, pooled);
-    }
-}
-
-/// What connections of the pool are told apart by.
-struct Key<'a> {
-    server: &'a Arc<Server>,
-    user: &'a User,
-    class: Class,
-    client: Option<std::net::SocketAddr>,
-}
-
-fn is_same_account(one: &User, other: &User) -> bool {
-    one.server_user == other.server_user && one.server_password == other.server_password
-}
-
-impl Key<'_> {
-    fn fits(&self, back: &Back) -> bool {
-        let same_server = back
-            .server()
-            .is_some_and(|server| Arc::ptr_eq(&server.state, &self.server.state));
-        // The server grants by the address that the header named.
-        let same_client = back.has_proxy == self.server.send_proxy
-            && back.client.map(|c| c.ip()) == self.client.map(|c| c.ip());
-        same_server
-            && same_client
-            && back.conn.class() == self.class
-            && is_same_account(&back.user, self.user)
-    }
-}
-
-impl super::Pool {
-    pub(super) fn idle_at(&self, at: usize) -> Option<&Back> {
-        match self.backs.get(*self.shelf.get(at)?)? {
-            Place::Here(back) => Some(back),
-            _ => None,
-        }
-    }
-
-    fn has_idle(&self, key: &Key<'_>, pooled: &Pooled) -> bool {
-        let Some(want) = pooled.front.as_ref().map(Front::want) else {
-            return false;
-        };
-        (0..self.shelf.len()).any(|at| {
-            self.idle_at(at)
-                .is_some_and(|back| key.fits(back) && !back.conn.is_unfit(&want))
-        })
     }
 }
 

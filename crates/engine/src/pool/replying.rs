@@ -128,7 +128,7 @@ impl Worker {
                 back.count_reprepares();
                 Some(Next::Took(0))
             }
-            Event::Send(bytes) => {
+            Event::Send(bytes) | Event::StartTls(bytes) => {
                 let _ = back.socket.push(&bytes);
                 None
             }

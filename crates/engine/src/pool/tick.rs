@@ -3,15 +3,12 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::Arc;
 
-use mio::unix::SourceFd;
-use mio::Interest;
 use portside_core::pool::Class;
-use portside_core::reason::ServerClose;
 
 use super::back::Order;
 use super::{Back, Place};
 use crate::plan::Service;
-use crate::shared::{Cut, Message};
+use crate::shared::Cut;
 use crate::worker::{Worker, READ_BYTES};
 
 /// How often ages are looked at.
@@ -162,69 +159,6 @@ impl Worker {
         };
         let open = server.state.pool.open.load(SeqCst);
         open > pool.min_idle && pool.idle_ms.is_some_and(|ms| self.now >= back.used_at + ms)
-    }
-
-    /// Clients of another worker wait while every place is taken: an idle connection here goes there.
-    pub(super) fn share_idle(&mut self) {
-        let waits = |service: &Arc<Service>| {
-            let counts = service.state.waiting.iter().enumerate();
-            let mut others = counts.filter(|(id, count)| *id != self.id && count.load(SeqCst) > 0);
-            others.next().map(|(id, _)| id)
-        };
-        let mut pools = self.plan.services.iter().filter(|s| s.pool.is_some());
-        let Some((service, other)) = pools.find_map(|s| Some((s, waits(s)?))) else {
-            return;
-        };
-        let max = service.pool.map_or(0, |pool| pool.max);
-        let at = (0..self.pool.shelf.len()).find(|at| {
-            let server = self.pool.idle_at(*at).and_then(Back::server);
-            server.is_some_and(|server| {
-                let state = &server.state;
-                let full =
-                    state.pool.open.load(SeqCst) >= max || state.active.load(SeqCst) >= server.max;
-                full && service
-                    .members
-                    .iter()
-                    .any(|m| Arc::ptr_eq(&m.server.state, state))
-            })
-        });
-        if let Some(index) = at.map(|at| self.pool.shelf.remove(at)) {
-            if let Some(back) = self.take_back(index) {
-                self.hand_over(back, other);
-            }
-        }
-    }
-
-    fn hand_over(&mut self, back: Box<Back>, worker: usize) {
-        let _ = self
-            .poll
-            .registry()
-            .deregister(&mut SourceFd(&back.socket.fd()));
-        self.pool.backs.try_remove(back.index);
-        if let Err(Message::Pooled(back)) = self.shared.inboxes[worker].send(Message::Pooled(back))
-        {
-            self.take_over(back);
-        }
-    }
-
-    /// A connection that another worker has handed over.
-    pub(crate) fn take_over(&mut self, mut back: Box<Back>) {
-        self.pool.serial += 1;
-        self.pool.generations = (self.pool.generations + 1) & 0x3fff_ffff;
-        // A new name: what a session of the other worker knew of it holds no more.
-        (back.id, back.generation) = (self.pool.serial, self.pool.generations);
-        back.index = self.pool.backs.insert(Place::Taken);
-        let fd = back.socket.fd();
-        let both = Interest::READABLE | Interest::WRITABLE;
-        let registry = self.poll.registry();
-        if registry
-            .register(&mut SourceFd(&fd), back.token(), both)
-            .is_err()
-        {
-            return self.close_back(back, ServerClose::Cut);
-        }
-        back.armed = None;
-        self.settle(back);
     }
 
     /// A server goes (maint, on_down): its idle connections are closed, its clients are cut.

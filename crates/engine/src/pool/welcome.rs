@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 
-use portside_core::pool::{Context, Session as Front, Step};
+use portside_core::pool::{Channel, Context, Session as Front, Step, Tls};
 use portside_core::reason::{Cause, Phase};
 use portside_proto::err::errno;
 
@@ -13,7 +13,7 @@ use super::client::Next;
 use super::{Pooled, UserSlot};
 use crate::plan::take_slot;
 use crate::refusal::no_server_text;
-use crate::session::{ServiceSlot, Session};
+use crate::session::{Client, ServiceSlot, Session};
 use crate::worker::Worker;
 
 /// How long a client that came before any server was known waits before it looks again.
@@ -59,13 +59,19 @@ impl Worker {
             .filter(|(_, balance)| balance.eligible)
             .filter_map(|(member, _)| member.server.state.pool.known.load_full())
             .collect();
+        let channel = Channel {
+            // Not a client that a PROXY header calls local.
+            is_secure: session.client == Client::Unix
+                && session.client_socket.as_ref().is_some_and(|c| !c.is_tcp),
+            tls: Tls::No,
+        };
         let id = self
             .shared
             .pool
             .next_id
             .fetch_add(1, Relaxed)
             .wrapping_add(1);
-        let Some((front, greeting)) = Front::new(id, salt(), &known) else {
+        let Some((front, greeting)) = Front::new(id, salt(), &known, channel) else {
             self.pool.tick_at = Some(self.now);
             let limit = session.times.accepted + service.rules.connect_ms.max(3_000);
             let served = service.balance.iter().any(|m| m.eligible && m.weight() > 0);

@@ -161,7 +161,9 @@ impl Dialogue {
         while let Some(login) = &mut self.login {
             match login.feed(&mut bytes) {
                 Ok(None) => return Progress::More,
-                Ok(Some(Step::Send(packet))) => out.extend_from_slice(&packet),
+                Ok(Some(Step::Send(packet) | Step::StartTls(packet))) => {
+                    out.extend_from_slice(&packet);
+                }
                 Ok(Some(Step::Done)) => {
                     self.login = None;
                     if self.ask(script, out) == Progress::Done {

@@ -2,10 +2,26 @@
 
 use std::rc::Rc;
 
-use portside_proto::handshake::server::{greeting_packet, ok_packet, one_row};
+use portside_proto::handshake::server::{greeting_packet, ok_packet, one_row, row_of};
 
 /// One row in one packet: 2^24 - 1 bytes less its length prefix, with room to spare.
 pub const RESULT_MAX: usize = (1 << 24) - 64;
+
+/// How the query begins by which a pool learns a connection's starting state (`core::pool`).
+pub const FIRST_LOOK: &[u8] = b"SELECT @@character_set_client";
+
+/// Answers it: character sets, collation, timeout, SQL mode, their global values, `init_connect`.
+const VARIABLES: [(&str, &[u8]); 9] = [
+    ("client", b"utf8mb4"),
+    ("results", b"utf8mb4"),
+    ("collation", b"utf8mb4_general_ci"),
+    ("wait_timeout", b"28800"),
+    ("sql_mode", b""),
+    ("global client", b"utf8mb4"),
+    ("global collation", b"utf8mb4_general_ci"),
+    ("global results", b"utf8mb4"),
+    ("init_connect", b""),
+];
 
 /// Greeting, OKs, the result.
 #[derive(Debug)]
@@ -17,6 +33,8 @@ pub struct Answers {
     pub ok: Rc<[u8]>,
     /// Answer to a query.
     pub result: Rc<[u8]>,
+    /// Answer to a pool's [`FIRST_LOOK`].
+    pub variables: Rc<[u8]>,
 }
 
 impl Answers {
@@ -33,6 +51,7 @@ impl Answers {
             login_ok: ok_packet(2).into(),
             ok: ok_packet(1).into(),
             result: result.into(),
+            variables: row_of(&VARIABLES).into(),
         }
     }
 }

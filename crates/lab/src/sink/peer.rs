@@ -7,7 +7,7 @@ use std::rc::Rc;
 use portside_proto::command::{com, HEADER_LEN};
 use socket2::Socket;
 
-use super::answers::Answers;
+use super::answers::{Answers, FIRST_LOOK};
 use crate::socket::is_later;
 
 /// What becomes of a connection.
@@ -149,7 +149,7 @@ impl Peer {
         };
         while let Some((payload, after)) = next_packet(rest) {
             rest = after;
-            seen.verdict = self.answer(payload.first().copied(), answers, delay, seen);
+            seen.verdict = self.answer(payload, answers, delay, seen);
             if seen.verdict != Verdict::Stay {
                 return;
             }
@@ -159,7 +159,7 @@ impl Peer {
 
     fn answer(
         &mut self,
-        first: Option<u8>,
+        payload: &[u8],
         answers: &Answers,
         delay: bool,
         seen: &mut Seen,
@@ -169,12 +169,15 @@ impl Peer {
             seen.logins += 1;
             return self.send(&answers.login_ok);
         }
-        match first {
-            Some(com::QUIT) => {
+        match payload.split_first() {
+            Some((&com::QUIT, _)) => {
                 self.quit = true;
                 self.flush()
             }
-            Some(com::QUERY) => {
+            Some((&com::QUERY, text)) if text.starts_with(FIRST_LOOK) => {
+                self.send(&answers.variables)
+            }
+            Some((&com::QUERY, _)) => {
                 seen.queries += 1;
                 if delay {
                     seen.delayed += 1;

@@ -27,6 +27,8 @@ const KEY_REQUEST: u8 = 2;
 pub enum Step {
     /// Write these bytes, read on.
     Send(Vec<u8>),
+    /// Write these bytes, begin TLS, and feed again: the login goes inside.
+    StartTls(Vec<u8>),
     /// Logged in; commands may be sent.
     Done,
 }
@@ -62,6 +64,9 @@ pub enum LoginError {
          client, so that the server has it in its cache, or use mysql_native_password"
     )]
     NeedsSecureChannel,
+    /// TLS is a must, and the greeting does not offer it.
+    #[error("the server offers no TLS")]
+    NoTls,
     /// A plugin that is not implemented.
     #[error("the server wants the authentication plugin {0:?}; known are {NATIVE} and {SHA2}")]
     UnknownPlugin(String),
@@ -73,10 +78,25 @@ pub enum LoginError {
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     Greeting,
+    /// TLS begins; the login is the first that goes inside.
+    Tls,
     Answer,
     /// The RSA key was asked for; kept is the salt that hides the password in it.
     Key([u8; 20]),
     Done,
+}
+
+/// How the bytes of a login travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// As they are, for everybody on the way to read.
+    Plain,
+    /// Where nobody else can read: a unix socket, as `is_secure_transport` in MySQL has it.
+    Secure,
+    /// In TLS if the server offers it.
+    TlsIfOffered,
+    /// In TLS, or not at all.
+    Tls,
 }
 
 /// What a login announces besides what every login does.
@@ -88,6 +108,8 @@ pub struct Announce {
     pub collation: u8,
     /// Random bytes for one RSA encryption (`caching_sha2_password` without TLS).
     pub seed: [u8; 20],
+    /// Which way.
+    pub transport: Transport,
 }
 
 /// One login: [`Self::feed`] until [`Step::Done`].
@@ -101,6 +123,8 @@ pub struct ClientLogin {
     greeting: Option<Greeting>,
     assembler: Assembler,
     state: State,
+    /// Nobody else can read what is sent: a password may go as it is.
+    is_secure: bool,
 }
 
 /// Without the password.
@@ -127,12 +151,14 @@ impl ClientLogin {
             greeting: None,
             assembler: Assembler::default(),
             state: State::Greeting,
+            is_secure: false,
         }
     }
 
     /// The same with flags and a collation of one's own, and with random bytes for RSA.
     #[must_use]
     pub fn announcing(mut self, announce: Announce) -> Self {
+        self.is_secure = announce.transport == Transport::Secure;
         self.announce = Some(announce);
         self
     }
@@ -155,6 +181,7 @@ impl ClientLogin {
                         Some(event) => Some(self.greeted(event)?),
                     }
                 }
+                State::Tls => Some(self.log_in(2)?),
                 State::Answer | State::Key(_) => {
                     let take = |sequence, payload: &[u8]| (sequence, payload.to_vec());
                     match self.assembler.next(bytes, PACKET_MAX, take) {
@@ -188,15 +215,33 @@ impl ClientLogin {
             NATIVE
         };
         plugin.clone_into(&mut self.plugin);
-        let login = self.login(&greeting)?;
         self.salt = greeting.salt;
+        let is_offered = greeting.capabilities & capability::SSL != 0;
         self.greeting = Some(greeting);
-        self.state = State::Answer;
-        Ok(Step::Send(packet(1, &login)))
+        match self.announce.as_ref().map(|a| a.transport) {
+            Some(Transport::Tls) if !is_offered => Err(LoginError::NoTls),
+            Some(Transport::Tls | Transport::TlsIfOffered) if is_offered => Ok(self.ask_for_tls()),
+            _ => self.log_in(1),
+        }
     }
 
-    fn login(&self, greeting: &Greeting) -> Result<Vec<u8>, LoginError> {
-        let offered = greeting.capabilities | capability::LONG_PASSWORD;
+    /// The front of the login packet alone, with the flag for TLS (`SSLRequest`).
+    fn ask_for_tls(&mut self) -> Step {
+        self.is_secure = true;
+        self.state = State::Tls;
+        Step::StartTls(packet(1, &self.front()))
+    }
+
+    fn log_in(&mut self, sequence: u8) -> Result<Step, LoginError> {
+        let login = self.login()?;
+        self.state = State::Answer;
+        Ok(Step::Send(packet(sequence, &login)))
+    }
+
+    /// Flags that both sides have.
+    fn flags(&self) -> u32 {
+        let offered = self.greeting.as_ref().map_or(0, |g| g.capabilities);
+        let offered = offered | capability::LONG_PASSWORD;
         let mut flags = capability::LONG_PASSWORD
             | capability::LONG_FLAG
             | capability::PROTOCOL_41
@@ -205,25 +250,36 @@ impl ClientLogin {
             | capability::MULTI_RESULTS
             | capability::PLUGIN_AUTH
             | capability::PLUGIN_AUTH_LENENC_DATA;
-        let mut collation = DEFAULT_COLLATION;
         if let Some(announce) = self.announce.as_ref() {
             // Without MULTI_RESULTS, if that is what is asked for.
             flags = flags & !capability::MULTI_RESULTS | announce.capabilities;
-            collation = announce.collation;
+            if matches!(announce.transport, Transport::Tls | Transport::TlsIfOffered) {
+                flags |= capability::SSL;
+            }
         }
         if self.schema.is_some() {
             flags |= capability::CONNECT_WITH_DB;
         }
-        flags &= offered;
+        flags & offered
+    }
+
+    fn front(&self) -> Vec<u8> {
+        let announce = self.announce.as_ref();
         let mut payload = Vec::with_capacity(160);
-        payload.extend_from_slice(&flags.to_le_bytes());
+        payload.extend_from_slice(&self.flags().to_le_bytes());
         payload.extend_from_slice(&MAX_PAYLOAD.to_le_bytes());
-        payload.push(collation);
+        payload.push(announce.map_or(DEFAULT_COLLATION, |a| a.collation));
         payload.extend_from_slice(&[0; 23]);
+        payload
+    }
+
+    fn login(&self) -> Result<Vec<u8>, LoginError> {
+        let flags = self.flags();
+        let mut payload = self.front();
         payload.extend_from_slice(self.user.as_bytes());
         payload.push(0);
         // At most 32 bytes, so the one-byte and the length-encoded length look the same.
-        put_lenenc_bytes(&mut payload, &self.scramble(&greeting.salt)?);
+        put_lenenc_bytes(&mut payload, &self.scramble(&self.salt)?);
         if flags & capability::CONNECT_WITH_DB != 0 {
             payload.extend_from_slice(self.schema.as_deref().unwrap_or_default().as_bytes());
             payload.push(0);
@@ -275,6 +331,12 @@ impl ClientLogin {
             }
             Some(marker::AUTH_MORE_DATA) => match (self.plugin.as_str(), reader.u8()) {
                 (SHA2, Some(FAST_AUTH_OK)) => Ok(None),
+                (SHA2, Some(FULL_AUTH)) if self.is_secure => {
+                    let mut password = self.password.clone().into_bytes();
+                    password.push(0);
+                    let sequence = sequence.wrapping_add(1);
+                    Ok(Some(Step::Send(packet(sequence, &password))))
+                }
                 (SHA2, Some(FULL_AUTH)) if self.announce.is_some() => {
                     self.state = State::Key(self.salt);
                     let sequence = sequence.wrapping_add(1);

@@ -95,6 +95,19 @@ pub struct Login<'a> {
     pub plugin: &'a [u8],
 }
 
+/// Payload bytes of a login packet in front of the user's name.
+const FRONT_LEN: usize = 32;
+
+/// Whether a packet in place of the login asks for TLS (`SSLRequest`): the front of a login packet alone, or only its
+/// four bytes of flags, as Connector/J sends it.
+///
+/// Source: MySQL `parse_client_handshake_packet`, `AUTH_PACKET_HEADER_SIZE_CONNJ_SSL`.
+pub fn is_tls_request(payload: &[u8]) -> bool {
+    let wanted = capability::PROTOCOL_41 | capability::SSL;
+    let flags = Reader(payload).u32().unwrap_or(0);
+    payload.len() <= FRONT_LEN && flags & wanted == wanted
+}
+
 impl<'a> Login<'a> {
     /// Reads the payload of a login packet. None: malformed, or a protocol before 4.1.
     ///

@@ -50,27 +50,40 @@ pub fn ok_packet(sequence: u8) -> Vec<u8> {
 /// The answer to a text query: one column called `name`, one row with `value`, in the form without
 /// `DEPRECATE_EOF`. Begins at sequence 1. `value` has less than 16 MiB - 4.
 pub fn one_row(name: &str, value: &[u8]) -> Vec<u8> {
-    debug_assert!(value.len() < MAX_PAYLOAD as usize - 9);
+    row_of(&[(name, value)])
+}
+
+/// [`one_row`] with several columns, fewer than 250; their values have less than 16 MiB together.
+pub fn row_of(columns: &[(&str, &[u8])]) -> Vec<u8> {
     let eof = {
         let [low, high] = status::AUTOCOMMIT.to_le_bytes();
         [marker::EOF, 0, 0, low, high]
     };
+    let mut row = Vec::new();
+    let mut answer = packet(1, &[columns.len() as u8]);
+    let mut sequence = 2;
+    for (name, value) in columns {
+        answer.extend(packet(sequence, &definition(name, value.len())));
+        sequence += 1;
+        put_lenenc_bytes(&mut row, value);
+    }
+    debug_assert!(row.len() < MAX_PAYLOAD as usize);
+    for payload in [&eof[..], &row, &eof] {
+        answer.extend(packet(sequence, payload));
+        sequence += 1;
+    }
+    answer
+}
+
+/// A column's definition.
+fn definition(name: &str, length: usize) -> Vec<u8> {
     let mut column = Vec::with_capacity(40 + name.len());
     for text in ["def", "", "", "", name, ""] {
         put_lenenc_bytes(&mut column, text.as_bytes());
     }
     // Length of the rest, utf8mb4_general_ci, display width, VAR_STRING, no flags, no decimals, filler.
     column.extend_from_slice(&[12, 45, 0]);
-    column.extend_from_slice(&(value.len() as u32).saturating_mul(4).to_le_bytes());
+    column.extend_from_slice(&(length as u32).saturating_mul(4).to_le_bytes());
     column.extend_from_slice(&[0xfd, 0, 0, 0x1f, 0, 0]);
-    let mut row = Vec::with_capacity(9 + value.len());
-    put_lenenc_bytes(&mut row, value);
-    [
-        packet(1, &[1]),
-        packet(2, &column),
-        packet(3, &eof),
-        packet(4, &row),
-        packet(5, &eof),
-    ]
-    .concat()
+    column
 }

@@ -112,6 +112,76 @@ fn every_failure_has_its_sentence() {
     assert_eq!(error, LoginError::Garbage(Garbage::TooLong));
 }
 
+fn announcing(transport: Transport) -> ClientLogin {
+    ClientLogin::new("app", "app-pw", None).announcing(Announce {
+        capabilities: 0,
+        collation: 45,
+        seed: [0; 20],
+        transport,
+    })
+}
+
+/// The sink's greeting, with the flag for TLS or without.
+fn greeting_with(tls: bool) -> Vec<u8> {
+    let mut bytes = server::greeting_packet(7, "x", &SALT);
+    // Behind header, protocol, version, id, half of the salt and a filler: the flags, low byte first.
+    bytes[21] = bytes[21] & !8 | if tls { 8 } else { 0 };
+    bytes
+}
+
+#[test]
+fn tls_begins_where_it_is_wanted_and_offered() {
+    for (transport, offered, begins) in [
+        (Transport::Plain, true, Ok(false)),
+        (Transport::Secure, true, Ok(false)),
+        (Transport::TlsIfOffered, true, Ok(true)),
+        (Transport::TlsIfOffered, false, Ok(false)),
+        (Transport::Tls, true, Ok(true)),
+        (Transport::Tls, false, Err(LoginError::NoTls)),
+    ] {
+        let mut login = announcing(transport);
+        let first = login.feed(&mut &greeting_with(offered)[..]);
+        let is_start = |step: Option<Step>| matches!(step, Some(Step::StartTls(_)));
+        assert_eq!(first.clone().map(is_start), begins, "{transport:?}");
+        let Ok(Some(Step::StartTls(request))) = first else {
+            continue;
+        };
+        assert_eq!((request.len(), request[3]), (36, 1));
+        assert!(offer::is_tls_request(&request[4..]));
+        let inside = sent(&mut login, b"");
+        assert_eq!((inside[3], &inside[4..36]), (2, &request[4..]));
+        assert_eq!(&inside[36..40], b"app\0");
+    }
+    assert_eq!(LoginError::NoTls.to_string(), "the server offers no TLS");
+}
+
+#[test]
+fn a_password_goes_as_it_is_only_where_nobody_can_read_it() {
+    let switch = packet(2, b"\xfecaching_sha2_password\0aaaaaaaaaaaaaaaaaaaa\0");
+    for (transport, answer) in [
+        (Transport::Plain, &[2][..]),
+        (Transport::TlsIfOffered, &[2][..]),
+        (Transport::Secure, &b"app-pw\0"[..]),
+    ] {
+        let mut login = announcing(transport);
+        sent(&mut login, &greeting_with(false));
+        sent(&mut login, &switch);
+        assert_eq!(
+            sent(&mut login, &packet(4, &[1, 4])),
+            packet(5, answer),
+            "{transport:?}"
+        );
+    }
+    let mut login = announcing(Transport::Tls);
+    login.feed(&mut &greeting_with(true)[..]).unwrap();
+    sent(&mut login, b"");
+    sent(&mut login, &switch);
+    assert_eq!(
+        sent(&mut login, &packet(4, &[1, 4])),
+        packet(5, b"app-pw\0")
+    );
+}
+
 #[test]
 fn answers_of_every_kind() {
     let more = [

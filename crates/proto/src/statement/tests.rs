@@ -56,7 +56,7 @@ fn types_are_put_in_where_they_were_left_out() {
     let part = read.with_types(&without[..20], 7, &INT).unwrap();
     assert_eq!(part, execute(Some(INT))[..22]);
     // One that would have to become two is left alone.
-    let mut long = without;
+    let mut long = without.clone();
     long[..3].copy_from_slice(&[0xfd, 0xff, 0xff]);
     assert_eq!(read.with_types(&long, 7, &INT), None);
 }

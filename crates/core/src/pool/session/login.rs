@@ -9,7 +9,8 @@ use portside_proto::err::errno;
 use portside_proto::handshake::offer::{self, Login, Plugin};
 use portside_proto::single::err;
 
-use super::{Class, Context, Phase, Session, Step, User};
+use super::{Class, Context, Phase, Session, Step, Tls, User};
+use crate::reason::Cause;
 use crate::sql::Pins;
 
 /// What is only needed while logging in.
@@ -26,11 +27,24 @@ pub(super) struct Pending {
 impl Session {
     pub(super) fn login(&mut self, sequence: u8, payload: &[u8], context: &Context<'_>) -> Step {
         let next = sequence.wrapping_add(1);
+        let is_offered = self.offered & capability::SSL != 0;
+        if offer::is_tls_request(payload) && is_offered && !self.has_tls {
+            self.has_tls = true;
+            self.channel.is_secure = true;
+            return Step::StartTls;
+        }
         let Some(login) = Login::parse(payload) else {
             return self.malformed("a login that is not of the 4.1 protocol", next);
         };
-        if login.capabilities & capability::SSL != 0 {
+        if login.capabilities & capability::SSL != 0 && !self.has_tls {
             return self.malformed("a request for TLS, which was not offered", next);
+        }
+        if self.channel.tls == Tls::Required && !self.channel.is_secure {
+            let text =
+                "portside: this service takes connections with TLS only ([tls] required); use \
+                        --ssl-mode=REQUIRED";
+            let number = errno::SECURE_TRANSPORT_REQUIRED;
+            return Step::End(Cause::LoginDenied, err(next, number, *b"HY000", text));
         }
         self.capabilities = login.capabilities & self.offered;
         self.class = Class::of_login(login.capabilities, login.collation, self.offered);

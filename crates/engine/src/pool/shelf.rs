@@ -1,0 +1,196 @@
+//! Idle connections: which of them fits whom, which makes room, and which goes to another worker's clients.
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::Arc;
+
+use mio::unix::SourceFd;
+use mio::Interest;
+use portside_core::pool::{Class, Session as Front, User};
+use portside_core::reason::ServerClose;
+
+use super::{Back, Place, Pooled};
+use crate::plan::{Server, Service};
+use crate::shared::Message;
+use crate::socket::Read;
+use crate::worker::Worker;
+
+/// A connection that was idle for longer is looked at before a command is sent: its end may be in the queue.
+const PEEK_AFTER_MS: u64 = 100;
+
+impl Worker {
+    /// The idle connection that needs the fewest steps; of equals the one used last, which is warm. One whose end
+    /// is in its queue already is dropped, and the next is tried.
+    pub(super) fn take_idle(&mut self, key: &Key<'_>, pooled: &Pooled) -> Option<Box<Back>> {
+        loop {
+            let want = pooled.front.as_ref().map(Front::want)?;
+            let place = (0..self.pool.shelf.len())
+                .rev()
+                .filter_map(|at| {
+                    let back = self.pool.idle_at(at)?;
+                    let fits = key.fits(back) && !back.conn.is_unfit(&want);
+                    fits.then(|| (back.conn.distance(&want), at))
+                })
+                .min_by_key(|(distance, at)| (*distance, std::cmp::Reverse(*at)));
+            let (_, at) = place?;
+            let index = self.pool.shelf.remove(at);
+            if let Some(back) = self.take_back(index).and_then(|back| self.alive(back)) {
+                return Some(back);
+            }
+        }
+    }
+
+    pub(super) fn take_same(&mut self, (id, uses): (u64, u64)) -> Option<Box<Back>> {
+        let at = (0..self.pool.shelf.len()).find(|at| {
+            let back = self.pool.idle_at(*at);
+            back.is_some_and(|back| back.id == id && back.conn.uses() == uses)
+        })?;
+        let index = self.pool.shelf.remove(at);
+        let back = self.take_back(index)?;
+        self.alive(back)
+    }
+
+    /// The connection, if nothing has come that makes it useless.
+    pub(super) fn alive(&mut self, mut back: Box<Back>) -> Option<Box<Back>> {
+        back.socket.readable |= self.now > back.used_at + PEEK_AFTER_MS;
+        match back.socket.read(&mut self.scratch) {
+            Read::Nothing => Some(back),
+            Read::Bytes { .. } => {
+                self.quit_back(back);
+                None
+            }
+            Read::Eof | Read::Lost => {
+                self.drop_lost(back);
+                None
+            }
+        }
+    }
+
+    /// Every place is taken, perhaps by idle connections of others: the one unused for longest makes room.
+    pub(super) fn evict(&mut self, service: &Service, user: &User, class: Class) {
+        for member in &service.members {
+            let at = (0..self.pool.shelf.len()).find(|at| {
+                self.pool.idle_at(*at).is_some_and(|back| {
+                    let same = back.conn.class() == class && is_same_account(&back.user, user);
+                    back.server()
+                        .is_some_and(|s| Arc::ptr_eq(&s.state, &member.server.state))
+                        && !same
+                })
+            });
+            if let Some(index) = at.map(|at| self.pool.shelf.remove(at)) {
+                if let Some(back) = self.take_back(index) {
+                    self.quit_back(back);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Clients of another worker wait while every place is taken: an idle connection here goes there.
+    pub(super) fn share_idle(&mut self) {
+        let waits = |service: &Arc<Service>| {
+            let counts = service.state.waiting.iter().enumerate();
+            let mut others = counts.filter(|(id, count)| *id != self.id && count.load(SeqCst) > 0);
+            others.next().map(|(id, _)| id)
+        };
+        let mut pools = self.plan.services.iter().filter(|s| s.pool.is_some());
+        let Some((service, other)) = pools.find_map(|s| Some((s, waits(s)?))) else {
+            return;
+        };
+        let max = service.pool.map_or(0, |pool| pool.max);
+        let at = (0..self.pool.shelf.len()).find(|at| {
+            let server = self.pool.idle_at(*at).and_then(Back::server);
+            server.is_some_and(|server| {
+                let state = &server.state;
+                let full =
+                    state.pool.open.load(SeqCst) >= max || state.active.load(SeqCst) >= server.max;
+                full && service
+                    .members
+                    .iter()
+                    .any(|m| Arc::ptr_eq(&m.server.state, state))
+            })
+        });
+        if let Some(index) = at.map(|at| self.pool.shelf.remove(at)) {
+            if let Some(back) = self.take_back(index) {
+                self.hand_over(back, other);
+            }
+        }
+    }
+
+    fn hand_over(&mut self, back: Box<Back>, worker: usize) {
+        let _ = self
+            .poll
+            .registry()
+            .deregister(&mut SourceFd(&back.socket.fd()));
+        self.pool.backs.try_remove(back.index);
+        if let Err(Message::Pooled(back)) = self.shared.inboxes[worker].send(Message::Pooled(back))
+        {
+            self.take_over(back);
+        }
+    }
+
+    /// A connection that another worker has handed over.
+    pub(crate) fn take_over(&mut self, mut back: Box<Back>) {
+        self.pool.serial += 1;
+        self.pool.generations = (self.pool.generations + 1) & 0x3fff_ffff;
+        // A new name: what a session of the other worker knew of it holds no more.
+        (back.id, back.generation) = (self.pool.serial, self.pool.generations);
+        back.index = self.pool.backs.insert(Place::Taken);
+        let fd = back.socket.fd();
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let registry = self.poll.registry();
+        if registry
+            .register(&mut SourceFd(&fd), back.token(), both)
+            .is_err()
+        {
+            return self.close_back(back, ServerClose::Cut);
+        }
+        back.armed = None;
+        self.settle(back);
+    }
+}
+
+/// What connections of the pool are told apart by.
+pub(super) struct Key<'a> {
+    pub server: &'a Arc<Server>,
+    pub user: &'a User,
+    pub class: Class,
+    pub client: Option<std::net::SocketAddr>,
+}
+
+fn is_same_account(one: &User, other: &User) -> bool {
+    one.server_user == other.server_user && one.server_password == other.server_password
+}
+
+impl Key<'_> {
+    fn fits(&self, back: &Back) -> bool {
+        let same_server = back
+            .server()
+            .is_some_and(|server| Arc::ptr_eq(&server.state, &self.server.state));
+        // The server grants by the address that the header named.
+        let same_client = back.has_proxy == self.server.send_proxy
+            && back.client.map(|c| c.ip()) == self.client.map(|c| c.ip());
+        same_server
+            && same_client
+            && back.conn.class() == self.class
+            && is_same_account(&back.user, self.user)
+    }
+}
+
+impl super::Pool {
+    pub(super) fn idle_at(&self, at: usize) -> Option<&Back> {
+        match self.backs.get(*self.shelf.get(at)?)? {
+            Place::Here(back) => Some(back),
+            _ => None,
+        }
+    }
+
+    pub(super) fn has_idle(&self, key: &Key<'_>, pooled: &Pooled) -> bool {
+        let Some(want) = pooled.front.as_ref().map(Front::want) else {
+            return false;
+        };
+        (0..self.shelf.len()).any(|at| {
+            self.idle_at(at)
+                .is_some_and(|back| key.fits(back) && !back.conn.is_unfit(&want))
+        })
+    }
+}
