@@ -103,9 +103,7 @@ class Statement:
         return self.rows()
 
     def long_data(self, parameter: int, data: bytes) -> None:
-        self.connection._execute_command(
-            LONG_DATA, struct.pack("<IH", self.id, parameter) + data
-        )
+        self.connection._execute_command(LONG_DATA, struct.pack("<IH", self.id, parameter) + data)
 
     def reset(self) -> None:
         self.connection._execute_command(RESET, struct.pack("<I", self.id))

@@ -170,6 +170,12 @@ FAMILIES: dict[str, Family] = {
             "reason",
             "Times a session of pool mode began to keep its server connection.",
         ),
+        _f(
+            "pool_reprepares_total",
+            "counter",
+            "server",
+            "Pool mode: prepared statements of clients prepared anew on another connection.",
+        ),
         _f("log_lines_total", "counter", "", "Session log lines written."),
         _f("log_dropped_total", "counter", "", "Session log lines lost: the disk was slower."),
         _f("events_dropped_total", "counter", "", "Events lost: Python was slower."),
@@ -308,6 +314,7 @@ def _servers(stats: dict[str, Any]) -> Iterator[Sample]:
             "pool_opened_total",
         ):
             yield f"server_{key}", label, server[key]
+        yield "pool_reprepares_total", label, server["pool_reprepares_total"]
         yield "server_breaker_open", label, server["breaker"] != "closed"
         blocked = {host["source"] for host in server["hosts_blocked"]}
         yield "server_hosts_blocked", label, len(blocked)

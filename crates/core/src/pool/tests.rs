@@ -1,3 +1,5 @@
+mod prepared;
+
 use std::sync::Arc;
 
 use portside_proto::command::{capability, com, status};
@@ -53,8 +55,11 @@ fn answer(greeting: &[u8], name: &str, password: &str, schema: Option<&str>) -> 
 }
 
 fn logged_in() -> Session {
-    let (mut session, greeting) =
-        Session::new(7, SALT, &[server(Plugin::Native.name())], Channel::PLAIN).unwrap();
+    log_in(&[server(Plugin::Native.name())])
+}
+
+fn log_in(servers: &[Arc<Server>]) -> Session {
+    let (mut session, greeting) = Session::new(7, SALT, servers, Channel::PLAIN).unwrap();
     let login = answer(&greeting, "app", "secret", None);
     assert_eq!(step(&mut session, &login, None), (login.len(), Step::Admit));
     assert_eq!(session.admitted(), ok(2, status::AUTOCOMMIT));
@@ -92,12 +97,16 @@ const LOOK: [&str; 9] = [
 
 /// A connection that has logged in to a server whose first look gives this.
 fn ready(look: &[&str]) -> Conn {
+    ready_of("9.9.9-test", look)
+}
+
+fn ready_of(version: &str, look: &[&str]) -> Conn {
     let class = Class {
         capabilities: 0,
         collation: 45,
     };
     let mut conn = Conn::new("app", "secret", class, [0; 20], Transport::Plain);
-    let greeting = greeting_packet(99, "9.9.9-test", &SALT);
+    let greeting = greeting_packet(99, version, &SALT);
     assert!(matches!(conn.feed(&mut &greeting[..]), Event::Send(_)));
     assert!(matches!(conn.feed(&mut &ok(2, 2)[..]), Event::Send(_)));
     assert_eq!(conn.feed(&mut &row(look)[..]), Event::Ready);

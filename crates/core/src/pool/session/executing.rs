@@ -235,7 +235,8 @@ impl Session {
 
     /// The session is pinned while statements are bound.
     pub(super) fn pin_statements(&mut self) {
-        if self.statements.are_bound() {
+        // Where something else holds the session for good, that is the reason to be shown.
+        if self.statements.are_bound() && !self.pins.are_permanent() {
             self.pins.add(Pin::Statements);
         } else {
             self.pins.remove(Pin::Statements);
@@ -345,16 +346,14 @@ impl Session {
         let Some(statement) = self.statements.open.get_mut(&id) else {
             return;
         };
-        let over = match self.command {
-            com::STMT_RESET => Until::Reset,
-            com::STMT_EXECUTE => Until::Executed,
-            _ => return,
-        };
+        if !matches!(self.command, com::STMT_RESET | com::STMT_EXECUTE) {
+            return;
+        }
         let (Place::Bound { id, until, .. }, Some(key)) = (&statement.place, &statement.key) else {
             return;
         };
         let is_same = key.origin().is_of(self.schema.as_deref(), &self.settings);
-        if *until <= over && is_settled && is_same {
+        if *until == Until::Executed && is_settled && is_same {
             let types = statement.types.as_deref();
             conn.statements().bring_back(key, *id, types);
             statement.place = Place::Moves;

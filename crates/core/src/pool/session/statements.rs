@@ -23,11 +23,10 @@ pub(super) const COUNT_MAX: usize = 1024;
 /// When a bound statement may move again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Until {
-    /// It was executed: its long data is used up.
+    /// It was executed, or reset: its long data is used up.
     Executed,
-    /// It was reset: its cursor is closed.
-    Reset,
-    /// Never.
+    /// Never. A cursor is among these reasons: MySQL 9.7 answers an EXECUTE without one with a broken result once the
+    /// statement had one, also after a RESET.
     Closed,
 }
 
@@ -233,7 +232,7 @@ impl Statement {
         act: &mut Act,
     ) -> bool {
         if execute.has_cursor {
-            act.binds = act.binds.max(Some(Until::Reset));
+            act.binds = Some(Until::Closed);
         }
         let known = self.types.as_deref();
         match execute.types {
