@@ -114,7 +114,7 @@ check = false
 name = "bench"
 listen = "127.0.0.1:{port}"
 mode = "{mode}"
-max_connections = 9900
+max_connections = {12000 if mode == "pool" else 9900}
 servers = ["backend"]
 {POOL_KEYS if mode == "pool" else ""}"""
     )

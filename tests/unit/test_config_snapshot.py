@@ -251,6 +251,22 @@ def test_too_many_promised_sessions_are_refused_with_the_arithmetic() -> None:
     assert not limits.fd_need(config, 1351).fits
 
 
+def test_a_pools_sessions_share_their_server_connections() -> None:
+    text = SIZED.format(a="max_connections = 30", b="", s="max_connections = 600", t="")
+    pool = text.replace("[[service]]\n", '[[service]]\nmode = "pool"\npool = { max = 50 }\n')
+    pool += '[[user]]\nname = "u"\npassword = "p"\n'
+    config = loads(pool)
+    assert limits.promised_sessions(config) == 600  # not the 30 that a relay could have
+    need = limits.fd_need(config, 700)
+    assert need.text == (
+        "600 sessions x 1 + 80 pooled connections + 4 listening sockets (2 x 2 workers) + 4 for"
+        " checks + 144 = 832 open files, but the limit is 700, enough for 468 sessions; raise it"
+        " (LimitNOFILE= or ulimit -Hn) to 832, or lower max_connections or [pool] max"
+    )
+    mixed = limits.fd_need(loads(pool.replace('mode = "pool"\n', "", 1)), 20_000)
+    assert " x 2 + " in mixed.text
+
+
 def test_without_limits_the_sessions_follow_from_the_file_limit() -> None:
     config = loads(SIZED.format(a="", b="", s="", t=""))
     assert limits.fd_need(config, 1024).max_sessions == 436
@@ -318,6 +334,7 @@ def test_pool_mode_has_its_limits_and_accounts() -> None:
         "max_lifetime_ms": 3_600_000,
         "idle_ms": None,
         "open_rate": 50,
+        "local_infile": False,
         "login_ms": 10_000,
     }
     assert built["users"] == [

@@ -24,11 +24,12 @@ pub use session::{Context, Needs, Session, Step, User};
 pub use settings::Settings;
 pub use statements::OnServer;
 
-use portside_proto::command::capability;
+use portside_proto::command::{capability, extended};
 pub use portside_proto::handshake::Transport;
 
-/// Flags that a client may choose and that its server connections then have as well, bit by bit.
-pub const CHOICE: u32 = capability::FOUND_ROWS
+/// Flags that a client may choose and that its server connections then have as well, bit by bit. Not MariaDB's
+/// CACHE_METADATA: its servers remember what was sent on which connection (docs/pooling.md).
+pub const CHOICE: u64 = (capability::FOUND_ROWS
     | capability::LONG_FLAG
     | capability::NO_SCHEMA
     | capability::ODBC
@@ -39,38 +40,49 @@ pub const CHOICE: u32 = capability::FOUND_ROWS
     | capability::MULTI_RESULTS
     | capability::PS_MULTI_RESULTS
     | capability::SESSION_TRACK
-    | capability::DEPRECATE_EOF;
+    | capability::DEPRECATE_EOF
+    | capability::OPTIONAL_RESULTSET_METADATA
+    | capability::QUERY_ATTRIBUTES) as u64
+    | extended::PROGRESS
+    | extended::BULK
+    | extended::METADATA
+    | extended::BULK_UNIT_RESULTS;
 
 /// Flags of the login itself: Portside's own on both sides.
-pub const LOGIN: u32 = capability::LONG_PASSWORD
+pub const LOGIN: u64 = (capability::LONG_PASSWORD
     | capability::CONNECT_WITH_DB
     | capability::PROTOCOL_41
     | capability::SECURE_CONNECTION
     | capability::PLUGIN_AUTH
     | capability::CONNECT_ATTRS
-    | capability::PLUGIN_AUTH_LENENC_DATA;
+    | capability::PLUGIN_AUTH_LENENC_DATA) as u64;
 
 /// What two clients must have in common to share a connection: flags and collation of their logins. No reply is
 /// translated from one class to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Class {
-    /// Of [`CHOICE`].
-    pub capabilities: u32,
+    /// Of [`CHOICE`], and LOCAL_FILES where the service allows it.
+    pub capabilities: u64,
     /// The collation's number.
     pub collation: u8,
 }
 
 impl Class {
+    /// Whether its connections have this flag.
+    pub fn has(self, flag: u32) -> bool {
+        self.capabilities & u64::from(flag) != 0
+    }
+
     /// The class of a login to a service that offers `offered`.
-    pub fn of_login(capabilities: u32, collation: u8, offered: u32) -> Self {
+    pub fn of_login(capabilities: u64, collation: u8, offered: u64) -> Self {
         Self {
-            capabilities: capabilities & offered & CHOICE,
+            capabilities: capabilities & offered & (CHOICE | u64::from(capability::LOCAL_FILES)),
             collation,
         }
     }
 
     /// Whether a server with these flags can have connections of this class.
-    pub fn fits(self, server: u32) -> bool {
+    pub fn fits(self, server: u64) -> bool {
         self.capabilities & !server == 0
     }
 }
@@ -82,6 +94,8 @@ pub struct Channel {
     pub is_secure: bool,
     /// What the greeting says of TLS.
     pub tls: Tls,
+    /// Its files may be loaded (LOAD DATA LOCAL).
+    pub local_infile: bool,
 }
 
 impl Channel {
@@ -89,6 +103,7 @@ impl Channel {
     pub const PLAIN: Self = Self {
         is_secure: false,
         tls: Tls::No,
+        local_infile: false,
     };
 }
 
@@ -101,6 +116,21 @@ pub enum Tls {
     Offered,
     /// They must, but for those whose channel is secure already.
     Required,
+}
+
+/// What a service offers whose servers have these flags in common.
+fn offered(common: u64, channel: Channel) -> u64 {
+    let files = u64::from(capability::LOCAL_FILES) * u64::from(channel.local_infile);
+    let tls = match channel.tls {
+        Tls::No => 0,
+        Tls::Offered | Tls::Required => u64::from(capability::SSL),
+    };
+    let offered = common & (CHOICE | files) | LOGIN | tls;
+    if offered >> 32 == 0 {
+        return offered;
+    }
+    // As MariaDB says that the reserved bytes are flags.
+    offered & !u64::from(capability::LONG_PASSWORD)
 }
 
 /// What a session leaves on a connection.

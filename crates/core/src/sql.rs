@@ -5,6 +5,7 @@
 //! know: sessions, servers, results. Pure; one pass over the text, no allocation but for a schema's name.
 
 mod lexer;
+mod load;
 mod names;
 mod setting;
 #[cfg(test)]
@@ -140,6 +141,8 @@ pub struct Verdict {
     pub pins: Pins,
     /// What it needs of earlier statements.
     pub asks: Asks,
+    /// Files that a LOAD DATA LOCAL in it names; None where the name cannot be told.
+    pub files: Vec<Option<Box<[u8]>>>,
 }
 
 impl Verdict {
@@ -181,6 +184,11 @@ pub fn classify(text: &[u8]) -> Verdict {
         kind: Kind::Plain,
         pins: scan.pins,
         asks: scan.asks,
+        files: if scan.loads {
+            load::files(text)
+        } else {
+            Vec::new()
+        },
     };
     special(text, scan.statements, &mut verdict);
     verdict
@@ -264,6 +272,8 @@ struct Scan {
     pins: Pins,
     asks: Asks,
     statements: usize,
+    /// A LOAD is among them.
+    loads: bool,
     /// Tokens of the present statement so far.
     position: usize,
     /// Of the present statement.
@@ -285,6 +295,8 @@ enum First {
     Create,
     Alter,
     Drop,
+    /// LOAD: only DATA and XML are known.
+    Load,
     /// START: only TRANSACTION is known.
     Start,
     /// BEGIN: alone or with WORK.
@@ -381,6 +393,10 @@ impl Scan {
             b"CREATE" => First::Create,
             b"ALTER" | b"RENAME" => First::Alter,
             b"DROP" => First::Drop,
+            b"LOAD" => {
+                self.loads = true;
+                First::Load
+            }
             b"START" => First::Start,
             b"BEGIN" => First::Begin,
             b"SHOW" => First::Show,
@@ -435,14 +451,21 @@ impl Scan {
             | (First::Drop, b"TABLE" | b"TABLES" | b"INDEX" | b"VIEW")
             | (First::Start, b"TRANSACTION")
             | (First::Begin, b"WORK") => First::Definitions,
-            (First::Create | First::Alter | First::Drop | First::Start | First::Begin, _) => {
-                return self.pin(Pin::Statement)
-            }
+            (First::Load, b"DATA" | b"XML") => First::Expressions,
+            (
+                First::Create
+                | First::Alter
+                | First::Drop
+                | First::Load
+                | First::Start
+                | First::Begin,
+                _,
+            )
+            | (First::Show, b"PROFILE" | b"PROFILES") => return self.pin(Pin::Statement),
             (First::Show, b"WARNINGS" | b"ERRORS" | b"COUNT") => {
                 self.asks.diagnostics = true;
                 First::Definitions
             }
-            (First::Show, b"PROFILE" | b"PROFILES") => return self.pin(Pin::Statement),
             (First::Show, _) => First::Definitions,
             (other, _) => other,
         };
@@ -479,9 +502,8 @@ impl Scan {
     fn name(&self, word: &[u8], in_table: bool, rest: &Lexer<'_>) -> Before {
         match word {
             // INSERT(str, ...) and REPLACE(str, ...) are functions; before a table they introduce it.
-            b"INTO" | b"JOIN" | b"IGNORE" | b"LOW_PRIORITY" | b"DELAYED" | b"HIGH_PRIORITY" => {
-                Before::Introduces
-            }
+            b"INTO" | b"JOIN" | b"TABLE" | b"IGNORE" | b"LOW_PRIORITY" | b"DELAYED"
+            | b"HIGH_PRIORITY" => Before::Introduces,
             _ if matches!(self.before, Before::Dot { table: false }) => Before::Unknown,
             b"" if in_table => Before::TableName,
             b"" => Before::Unknown,

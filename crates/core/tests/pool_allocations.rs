@@ -65,7 +65,7 @@ fn logged_in() -> Session {
     let server = Server {
         version: "9.9.9".into(),
         is_mariadb: false,
-        capabilities: u32::MAX,
+        capabilities: u32::MAX.into(),
         collation: 45,
         plugin: "mysql_native_password".into(),
     };

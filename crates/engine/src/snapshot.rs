@@ -82,6 +82,8 @@ pub struct PoolSpec {
     pub open_rate: u32,
     /// From accept to the client's login.
     pub login_ms: u64,
+    /// Clients may load files of theirs (LOAD DATA LOCAL).
+    pub local_infile: bool,
 }
 
 fn yes() -> bool {

@@ -104,6 +104,26 @@ pub mod capability {
     pub const MULTI_FACTOR_AUTHENTICATION: u32 = 1 << 28;
 }
 
+/// MariaDB's own flags, as the upper half of 64 bits. They stand in bytes that are reserved elsewhere, and count
+/// only where `LONG_PASSWORD` is missing. Source: MariaDB `include/mysql_com.h`.
+pub mod extended {
+    /// Progress reports: an ERR packet with [`super::PROGRESS_REPORT`] for its number in the middle of a reply.
+    pub const PROGRESS: u64 = 1 << 32;
+    /// Several commands in one packet; no released server has it.
+    pub const MULTI: u64 = 1 << 33;
+    /// `COM_STMT_BULK_EXECUTE`.
+    pub const BULK: u64 = 1 << 34;
+    /// Column definitions carry more about types.
+    pub const METADATA: u64 = 1 << 35;
+    /// An execution leaves out definitions that the client has seen.
+    pub const CACHE_METADATA: u64 = 1 << 36;
+    /// A result for each row of a bulk execution (11.5).
+    pub const BULK_UNIT_RESULTS: u64 = 1 << 37;
+}
+
+/// Number of an ERR packet that is no error.
+pub const PROGRESS_REPORT: u16 = 0xffff;
+
 /// Status flags of OK and EOF packets.
 pub mod status {
     /// A transaction is open.
@@ -114,10 +134,17 @@ pub mod status {
     pub const MORE_RESULTS_EXISTS: u16 = 1 << 3;
     /// The rows wait in a cursor on the server.
     pub const CURSOR_EXISTS: u16 = 1 << 6;
+    /// `sql_mode` has NO_BACKSLASH_ESCAPES.
+    pub const NO_BACKSLASH_ESCAPES: u16 = 1 << 9;
     /// A read-only transaction is open.
     pub const IN_TRANS_READONLY: u16 = 1 << 13;
     /// Session state changes follow in the OK packet.
     pub const SESSION_STATE_CHANGED: u16 = 1 << 14;
+    /// `sql_mode` has ANSI_QUOTES (MariaDB).
+    pub const ANSI_QUOTES: u16 = 1 << 15;
+    /// Those that tell of the session; the others are about one statement.
+    pub const LASTING: u16 =
+        IN_TRANS | AUTOCOMMIT | NO_BACKSLASH_ESCAPES | IN_TRANS_READONLY | ANSI_QUOTES;
 }
 
 /// First payload byte of server packets.

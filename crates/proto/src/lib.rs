@@ -19,6 +19,7 @@ pub mod command;
 pub mod err;
 pub mod handshake;
 pub mod login;
+pub mod parameters;
 pub mod proxy_header;
 pub mod quit;
 pub mod refuse_login;

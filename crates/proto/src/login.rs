@@ -244,6 +244,11 @@ fn refusal(mut reader: Reader<'_>) -> Event {
 }
 
 impl Greeting {
+    /// All capability flags, MariaDB's own in the upper half.
+    pub fn all_capabilities(&self) -> u64 {
+        u64::from(self.capabilities) | u64::from(self.mariadb_capabilities) << 32
+    }
+
     /// Reads the greeting behind its protocol byte. None: it ends too early.
     ///
     /// Source: MySQL `send_server_handshake_packet` (`sql/auth/sql_authentication.cc`), MariaDB the same in

@@ -7,7 +7,8 @@
 //! What it must not know: the session, what a reply means for it. A server that breaks the protocol ends in
 //! [`Error`]: the connection is of no more use.
 
-use crate::command::{capability, com, marker, status, HEADER_LEN, MAX_PAYLOAD};
+use crate::command::{capability, com, extended, marker, status};
+use crate::command::{HEADER_LEN, MAX_PAYLOAD, PROGRESS_REPORT};
 use crate::wire::{gather, split, u24, Reader};
 
 /// Bytes of a packet that are looked at: marker, two length-encoded numbers, status, warnings.
@@ -85,9 +86,13 @@ pub struct Outcome {
     pub statement: Option<u32>,
     /// Its parameters.
     pub parameters: u16,
-    /// A digest of its definitions (FNV-1a): equal for a statement whose parameters and columns are the same.
+    /// A digest of its definitions (FNV-1a): equal for a statement whose parameters and columns are the same. 0: they
+    /// were left out.
     pub definitions: u64,
 }
+
+/// Bytes of a file's name at most; a path on any system is shorter.
+const FILE_NAME_MAX: usize = 4096;
 
 /// The server broke the protocol, or asks for what was not offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -117,9 +122,20 @@ enum Part {
 pub struct Reply {
     shape: Shape,
     deprecate_eof: bool,
+    /// Definitions may be left out, and a byte tells.
+    optional_metadata: bool,
+    /// Reports of progress may come.
+    progress: bool,
+    /// Files of the client may be asked for.
+    local_files: bool,
+    /// The file that is asked for.
+    file: Vec<u8>,
+    wants_file: bool,
     part: Part,
     /// `Prepare`: definitions of columns still to come after those of parameters.
     columns: u64,
+    /// The server leaves out the definitions, but not the EOFs behind them.
+    is_bare: bool,
     outcome: Outcome,
     head: [u8; HEADER_LEN],
     have: u8,
@@ -135,15 +151,21 @@ pub struct Reply {
 
 impl Reply {
     /// A reader before the reply's first byte. `capabilities` are those of the connection.
-    pub const fn new(shape: Shape, capabilities: u32) -> Self {
+    pub const fn new(shape: Shape, capabilities: u64) -> Self {
         Self {
             shape,
-            deprecate_eof: capabilities & capability::DEPRECATE_EOF != 0,
+            deprecate_eof: capabilities & capability::DEPRECATE_EOF as u64 != 0,
+            optional_metadata: capabilities & capability::OPTIONAL_RESULTSET_METADATA as u64 != 0,
+            progress: capabilities & extended::PROGRESS != 0,
+            local_files: capabilities & capability::LOCAL_FILES as u64 != 0,
+            file: Vec::new(),
+            wants_file: false,
             part: match shape {
                 Shape::Fields | Shape::Rows => Part::Rows,
                 _ => Part::First,
             },
             columns: 0,
+            is_bare: false,
             outcome: Outcome {
                 error: None,
                 status: None,
@@ -172,7 +194,14 @@ impl Reply {
         !self.has_begun
     }
 
-    /// Takes bytes up to the reply's end. None: all were taken, more are to come.
+    /// The name of the file that the client is asked for, once: then it sends packets, the last of them empty,
+    /// and the reply goes on.
+    pub fn take_file(&mut self) -> Option<Vec<u8>> {
+        std::mem::take(&mut self.wants_file).then(|| std::mem::take(&mut self.file))
+    }
+
+    /// Takes bytes up to the reply's end. None: all were taken, more are to come; or all up to the end of a
+    /// request for a file ([`Self::take_file`]).
     pub fn feed(&mut self, bytes: &mut &[u8]) -> Result<Option<Outcome>, Error> {
         self.has_begun |= !bytes.is_empty();
         loop {
@@ -193,6 +222,7 @@ impl Reply {
             *bytes = rest;
             self.keep_front(piece);
             self.digest(piece);
+            self.keep_file(piece)?;
             if self.left > 0 {
                 return Ok(None);
             }
@@ -200,6 +230,9 @@ impl Reply {
             let continuation = std::mem::replace(&mut self.continues, self.length == MAX_PAYLOAD);
             if !continuation && self.packet()? {
                 return Ok(Some(self.outcome));
+            }
+            if self.wants_file {
+                return Ok(None);
             }
         }
     }
@@ -214,9 +247,28 @@ impl Reply {
 
     /// Takes definitions of a prepared statement into account: they tell whether it is still the same elsewhere.
     fn digest(&mut self, piece: &[u8]) {
-        if self.shape == Shape::Prepare && matches!(self.part, Part::Definitions(_)) {
+        if self.shape == Shape::Prepare
+            && !self.is_bare
+            && matches!(self.part, Part::Definitions(_))
+        {
             self.outcome.definitions = fnv(self.outcome.definitions, piece);
         }
+    }
+
+    /// Keeps a request for a file whole, marker and name.
+    fn keep_file(&mut self, piece: &[u8]) -> Result<(), Error> {
+        let begins = self.front().first() == Some(&marker::LOCAL_INFILE);
+        if !(begins && self.part == Part::First && self.shape == Shape::Results) {
+            return Ok(());
+        }
+        if !self.local_files {
+            return Err(Error::WantsFile);
+        }
+        if self.file.len() + piece.len() > FILE_NAME_MAX {
+            return Err(Error::Malformed);
+        }
+        self.file.extend_from_slice(piece);
+        Ok(())
     }
 
     fn front(&self) -> &[u8] {
@@ -228,6 +280,9 @@ impl Reply {
     /// One packet is complete. True: the reply is.
     fn packet(&mut self) -> Result<bool, Error> {
         let first = self.front().first().copied();
+        if self.progress && self.is_progress_report() {
+            return Ok(false);
+        }
         match (self.part, first) {
             (Part::First, _) if self.shape == Shape::Text => {
                 // An ERR is a text, too, for a command that has no other end.
@@ -266,6 +321,11 @@ impl Reply {
         }
     }
 
+    fn is_progress_report(&self) -> bool {
+        let [low, high] = PROGRESS_REPORT.to_le_bytes();
+        matches!(self.front(), [marker::ERR, a, b, ..] if (*a, *b) == (low, high))
+    }
+
     fn first_packet(&mut self, first: u8) -> Result<bool, Error> {
         match (self.shape, first) {
             (Shape::Prepare, marker::OK) => self.prepared(),
@@ -282,14 +342,20 @@ impl Reply {
                 let flags = self.ok_flags()?;
                 Ok(self.result_over(flags))
             }
-            (Shape::Results, marker::LOCAL_INFILE) => Err(Error::WantsFile),
+            (Shape::Results, marker::LOCAL_INFILE) => {
+                self.file.remove(0);
+                self.wants_file = true;
+                Ok(false)
+            }
             (Shape::Results, _) => {
-                let count = Reader(self.front()).lenenc().ok_or(Error::Malformed)?;
+                let mut reader = Reader(self.front());
+                let count = reader.lenenc().ok_or(Error::Malformed)?;
                 if count == 0 {
                     return Err(Error::Malformed);
                 }
+                self.is_bare = self.optional_metadata && reader.u8() == Some(0);
                 self.outcome.has_rows = true;
-                self.part = Part::Definitions(count);
+                self.definitions(count);
                 Ok(false)
             }
             _ => Err(Error::Malformed),
@@ -310,29 +376,40 @@ impl Reply {
         let mut read = || {
             let counts = (reader.u32()?, reader.u16()?, reader.u16()?);
             let _filler = reader.u8();
-            Some((counts, reader.u16().unwrap_or(0)))
+            Some((counts, reader.u16().unwrap_or(0), reader.u8()))
         };
-        let ((id, columns, parameters), warnings) = read().ok_or(Error::Malformed)?;
+        let ((id, columns, parameters), warnings, metadata) = read().ok_or(Error::Malformed)?;
+        self.is_bare = self.optional_metadata && metadata == Some(0);
         self.outcome.statement = Some(id);
         self.outcome.warnings = u32::from(warnings);
         self.outcome.parameters = parameters;
-        self.outcome.definitions = fnv(FNV_START, &columns.to_le_bytes());
+        if !self.is_bare {
+            self.outcome.definitions = fnv(FNV_START, &columns.to_le_bytes());
+        }
         self.columns = u64::from(columns);
         if parameters > 0 {
-            self.part = Part::Definitions(u64::from(parameters));
-            return Ok(false);
+            self.definitions(u64::from(parameters));
+            return Ok(self.part == Part::First);
         }
         Ok(!self.next_columns())
     }
 
+    /// So many definitions follow, or are left out.
+    fn definitions(&mut self, count: u64) {
+        if self.is_bare {
+            self.definitions_over();
+        } else {
+            self.part = Part::Definitions(count);
+        }
+    }
+
     fn next_columns(&mut self) -> bool {
         let columns = std::mem::take(&mut self.columns);
-        self.part = if columns > 0 {
-            Part::Definitions(columns)
-        } else {
-            Part::First
-        };
-        columns > 0
+        self.part = Part::First;
+        if columns > 0 {
+            self.definitions(columns);
+        }
+        self.part != Part::First
     }
 
     fn definitions_over(&mut self) {

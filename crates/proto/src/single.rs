@@ -93,9 +93,9 @@ impl OneRow {
     pub fn feed(
         &mut self,
         bytes: &mut &[u8],
-        capabilities: u32,
+        capabilities: u64,
     ) -> Result<Option<Result<Vec<Option<String>>, ServerError>>, Malformed> {
-        let deprecate_eof = capabilities & capability::DEPRECATE_EOF != 0;
+        let deprecate_eof = capabilities & u64::from(capability::DEPRECATE_EOF) != 0;
         loop {
             let payload = self
                 .assembler

@@ -6,6 +6,7 @@
 //! (`parse_packet`), MariaDB `sql/sql_prepare.cc`.
 
 use crate::command::{com, marker, HEADER_LEN, MAX_PAYLOAD};
+use crate::parameters;
 use crate::reply::{Outcome, Reply, Shape};
 use crate::single::{Malformed, ServerError};
 use crate::wire::{header, Reader};
@@ -17,8 +18,6 @@ pub const LAST_PREPARED: u32 = u32::MAX;
 const PARAMETER_COUNT_AVAILABLE: u8 = 8;
 /// The bulk execution's flag (MariaDB): types follow.
 const SEND_TYPES: u16 = 128;
-/// Id, flags, iterations.
-const FIXED: usize = 9;
 
 /// The statement's id in the argument of a statement's command.
 pub fn id(argument: &[u8]) -> Option<u32> {
@@ -59,46 +58,16 @@ impl<'a> Execute<'a> {
     /// connection has `QUERY_ATTRIBUTES`. O(parameters), no allocation.
     pub fn read(argument: &'a [u8], parameters: u16, attributes: bool) -> Result<Self, Unread> {
         let flags = *argument.get(4).ok_or(Unread::Short)?;
-        let rest = argument.get(FIXED..).ok_or(Unread::Short)?;
-        let is_counted = attributes && flags & PARAMETER_COUNT_AVAILABLE != 0;
-        let mut execute = Self {
-            has_cursor: flags & !PARAMETER_COUNT_AVAILABLE != 0,
-            has_parameters: false,
-            types: None,
-            bind_at: 0,
-        };
-        if parameters == 0 && !is_counted {
-            return Ok(execute);
-        }
-        if attributes && !is_counted {
+        if attributes && parameters > 0 && flags & PARAMETER_COUNT_AVAILABLE == 0 {
             return Err(Unread::Unclear);
         }
-        let mut reader = Reader(rest);
-        let count = if is_counted {
-            let count = reader.lenenc().ok_or(Unread::Short)?;
-            usize::try_from(count).map_err(|_| Unread::Unclear)?
-        } else {
-            usize::from(parameters)
-        };
-        if count == 0 {
-            return Ok(execute);
-        }
-        reader.take(count.div_ceil(8)).ok_or(Unread::Short)?;
-        execute.has_parameters = true;
-        execute.bind_at = argument.len() - reader.0.len();
-        if reader.u8().ok_or(Unread::Short)? == 1 {
-            let from = reader.0;
-            for _ in 0..count {
-                reader.u16().ok_or(Unread::Short)?;
-                if attributes {
-                    let name = reader.lenenc().ok_or(Unread::Short)?;
-                    let name = usize::try_from(name).map_err(|_| Unread::Unclear)?;
-                    reader.take(name).ok_or(Unread::Short)?;
-                }
-            }
-            execute.types = from.get(..from.len() - reader.0.len());
-        }
-        Ok(execute)
+        let found = parameters::execute(argument, parameters, attributes).ok_or(Unread::Short)?;
+        Ok(Self {
+            has_cursor: flags & !PARAMETER_COUNT_AVAILABLE != 0,
+            has_parameters: found.count > 0,
+            types: found.types.and_then(|types| argument.get(types)),
+            bind_at: found.bind.unwrap_or(0),
+        })
     }
 
     /// The packet (or its beginning, as far as it has come) with this id and these types put in. None: it would
@@ -183,7 +152,7 @@ pub struct Prepared {
 
 impl Prepared {
     /// Before the reply's first byte.
-    pub const fn new(capabilities: u32) -> Self {
+    pub const fn new(capabilities: u64) -> Self {
         Self {
             reply: Reply::new(Shape::Prepare, capabilities),
             front: Vec::new(),

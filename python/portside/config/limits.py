@@ -42,15 +42,29 @@ def file_limit() -> int:
 def promised_sessions(config: Config) -> int:
     """The most sessions that explicit limits promise at a time; 0 without any.
 
-    The limits of services, and for services without one those of their servers, each server once;
-    never more than all servers take together, where all of them have a limit.
+    Relays: the limits of services, and for services without one those of their servers, each
+    server once; never more than all servers take together, where all of them have a limit. Pools:
+    the limits of services alone, since their sessions share server connections.
     """
+    relays = [service for service in config.services if service.mode == "relay"]
+    pools = sum(s.max_connections or 0 for s in config.services if s.mode == "pool")
     caps = {server.name: server.max_connections for server in config.servers}
-    without = [service for service in config.services if service.max_connections is None]
-    own = sum(service.max_connections or 0 for service in config.services)
+    without = [service for service in relays if service.max_connections is None]
+    own = sum(service.max_connections or 0 for service in relays)
     promised = own + sum(caps[name] or 0 for name in _members(without))
-    used = [caps[name] for name in _members(config.services)]
-    return promised if None in used else min(promised, sum(cap for cap in used if cap))
+    used = [caps[name] for name in _members(relays)]
+    relayed = promised if None in used else min(promised, sum(cap for cap in used if cap))
+    return relayed + pools
+
+
+def pooled_connections(config: Config) -> int:
+    """The most server connections that pools have at a time: each server's largest `max`, once."""
+    most: dict[str, int] = {}
+    for service in config.services:
+        for member in service.servers if service.mode == "pool" else ():
+            most[member.name] = max(most.get(member.name, 0), service.pool.max)
+    caps = {server.name: server.max_connections for server in config.servers}
+    return sum(min(number, caps[name] or number) for name, number in most.items())
 
 
 def fd_need(config: Config, limit: int) -> FdNeed:
@@ -60,10 +74,13 @@ def fd_need(config: Config, limit: int) -> FdNeed:
     workers = config.portside.workers
     # The admin socket counts always: a program that embeds a Balancer has one descriptor too many.
     doors = 1 + (config.admin.listen is not None) + (config.metrics.listen is not None)
-    fitting = fitting_sessions(limit, listeners, workers, destinations, doors)
+    fixed = (listeners, workers, destinations, doors)
+    pooled = pooled_connections(config)
+    only_pools = all(service.mode == "pool" for service in config.services)
+    fitting = fitting_sessions(limit, *fixed, pooled=pooled, only_pools=only_pools)
     promised = promised_sessions(config)
     wanted = max(promised, config.portside.max_sessions or 0)
-    need = required(wanted or fitting, listeners, workers, destinations, doors)
+    need = required(wanted or fitting, *fixed, pooled=pooled, only_pools=only_pools)
     fits = need.files <= limit and fitting > 0
     if fits:
         text = f"{need.text}, and the limit is {limit:,}, enough for {fitting:,} sessions"
@@ -71,6 +88,7 @@ def fd_need(config: Config, limit: int) -> FdNeed:
         text = (
             f"{need.text} open files, but the limit is {limit:,}, enough for {fitting:,} sessions;"
             f" raise it (LimitNOFILE= or ulimit -Hn) to {need.files:,}, or lower max_connections"
+            f"{' or [pool] max' if pooled else ''}"
         )
     return FdNeed(promised, limit, config.portside.max_sessions or fitting, fits, text)
 

@@ -410,6 +410,9 @@ class Service(Table):
     """Overrides keys of [timeouts]; `queue`, `idle` and `drain` matter here."""
     pool: Pool = Pool()
     """Overrides keys of [pool]."""
+    local_infile: StrictBool = False
+    """Pool mode: let clients send files (LOAD DATA LOCAL INFILE). Only the file that the client's
+    own statement names is asked for."""
 
     @property
     def has_backup(self) -> bool:

@@ -112,6 +112,7 @@ def _pool(service: Service) -> dict[str, Any] | None:
         "idle_ms": _ms(pool.idle_s),
         "open_rate": pool.open_rate,
         "login_ms": _ms(service.timeouts.login_s),
+        "local_infile": service.local_infile,
     }
 
 

@@ -391,6 +391,21 @@ def _same_instance(config: Config) -> Iterator[Finding]:
             seen.setdefault(address, server.name)
 
 
+def _local_files(config: Config) -> Iterator[Finding]:
+    for index, service in enumerate(config.services):
+        path: Path = ("service", index, "local_infile")
+        if service.local_infile and service.mode != "pool":
+            message = 'this has no effect: without mode = "pool" LOAD DATA LOCAL passes anyway'
+            yield Finding(path, message)
+        elif service.local_infile:
+            message = (
+                "who can change a client's statements (SQL injection) can now read "
+                "files of the client's host"
+            )
+            hint = "leave it out unless an application uses LOAD DATA LOCAL"
+            yield Finding(path, message, hint=hint)
+
+
 def _unused(config: Config) -> Iterator[Finding]:
     if all(service.mode != "pool" for service in config.services):
         for key in ("pool", "users"):
@@ -506,6 +521,7 @@ _DOUBTS: Final = (
     _no_new_sessions,
     _mixed_families,
     _same_instance,
+    _local_files,
     _unused,
     _own_ports,
     _absent_sources,

@@ -10,7 +10,7 @@ import resource
 from dataclasses import dataclass
 
 PER_SESSION = 2
-"""A relayed session holds the client's socket and the server's."""
+"""A relayed session holds the client's socket and the server's. A pooled one holds the client's."""
 OVERHEAD = 64
 """The interpreter, the pollers, the log, name servers, and what is being closed."""
 DOOR_CONNECTIONS = 80
@@ -27,24 +27,47 @@ class Need:
     text: str
 
 
-def required(sessions: int, listeners: int, workers: int, servers: int, doors: int) -> Need:
-    """The descriptors for ``sessions`` at once; every worker has its own listening sockets."""
+def required(
+    sessions: int,
+    listeners: int,
+    workers: int,
+    servers: int,
+    doors: int,
+    *,
+    pooled: int = 0,
+    only_pools: bool = False,
+) -> Need:
+    """The descriptors for ``sessions`` at once; every worker has its own listening sockets.
+
+    ``pooled``: server connections that pools may have; ``only_pools``: no service is a relay.
+    """
+    per_session = 1 if only_pools else PER_SESSION
     listening = listeners * workers
     checks = 2 * servers  # a check running, and the one it replaces after a reload
     rest = doors * DOOR_CONNECTIONS + OVERHEAD
-    files = sessions * PER_SESSION + listening + checks + rest
+    files = sessions * per_session + pooled + listening + checks + rest
+    shared = f"{pooled:,} pooled connections + " if pooled else ""
     return Need(
         files,
         sessions,
-        f"{sessions:,} sessions x {PER_SESSION} + {listening:,} listening sockets "
+        f"{sessions:,} sessions x {per_session} + {shared}{listening:,} listening sockets "
         f"({listeners} x {workers} workers) + {checks:,} for checks + {rest} = {files:,}",
     )
 
 
-def fitting_sessions(limit: int, listeners: int, workers: int, servers: int, doors: int) -> int:
+def fitting_sessions(
+    limit: int,
+    listeners: int,
+    workers: int,
+    servers: int,
+    doors: int,
+    *,
+    pooled: int = 0,
+    only_pools: bool = False,
+) -> int:
     """The most sessions that fit below ``limit`` descriptors; not below 0."""
-    fixed = required(0, listeners, workers, servers, doors).files
-    return max(0, (limit - fixed) // PER_SESSION)
+    fixed = required(0, listeners, workers, servers, doors, pooled=pooled).files
+    return max(0, (limit - fixed) // (1 if only_pools else PER_SESSION))
 
 
 def raise_file_limit() -> int:

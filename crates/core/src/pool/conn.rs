@@ -9,7 +9,7 @@ mod preparing;
 use std::collections::VecDeque;
 
 use portside_proto::command::{com, status};
-use portside_proto::handshake::offer::put_command;
+use portside_proto::handshake::offer::{put_command, put_query};
 use portside_proto::handshake::{Announce, ClientLogin, LoginError, Step, Transport};
 use portside_proto::login::Greeting;
 use portside_proto::reply::{Outcome, Reply, Shape};
@@ -36,8 +36,8 @@ pub struct Server {
     pub version: String,
     /// MariaDB or MySQL.
     pub is_mariadb: bool,
-    /// Capability flags.
-    pub capabilities: u32,
+    /// Capability flags, MariaDB's own in the upper half.
+    pub capabilities: u64,
     /// Default collation's number.
     pub collation: u8,
     /// Default authentication plugin.
@@ -55,7 +55,7 @@ impl From<&Greeting> for Server {
                 greeting.version.clone()
             },
             is_mariadb: greeting.is_mariadb,
-            capabilities: greeting.capabilities,
+            capabilities: greeting.all_capabilities(),
             collation: greeting.collation,
             plugin: greeting.plugin.clone(),
         }
@@ -126,7 +126,7 @@ pub struct Conn {
     phase: Phase,
     has_greeted: bool,
     thread_id: u32,
-    capabilities: u32,
+    capabilities: u64,
     is_mariadb: bool,
     /// The SET that a reset is followed by.
     restore: Box<[u8]>,
@@ -285,7 +285,7 @@ impl Conn {
                     self.thread_id = greeting.thread_id;
                     self.is_mariadb = greeting.is_mariadb;
                     self.statements.forgets_types(greeting.is_mariadb);
-                    self.capabilities = self.class.capabilities & greeting.capabilities;
+                    self.capabilities = self.class.capabilities & greeting.all_capabilities();
                 }
                 match step {
                     // Nobody can have put them there but somebody on the way.
@@ -299,8 +299,8 @@ impl Conn {
             }
             Ok(Some(Step::Done)) => {
                 self.phase = Phase::FirstLook(OneRow::default());
-                let mut query = Vec::with_capacity(FIRST_LOOK.len() + 5);
-                put_command(&mut query, com::QUERY, FIRST_LOOK);
+                let mut query = Vec::with_capacity(FIRST_LOOK.len() + 7);
+                put_query(&mut query, FIRST_LOOK, self.capabilities);
                 Event::Send(query)
             }
             Ok(None) => Event::Wait,
@@ -379,7 +379,7 @@ impl Conn {
             settings.after(&self.settings).unwrap_or_default()
         };
         for statement in missing {
-            put_command(&mut bytes, com::QUERY, statement);
+            put_query(&mut bytes, statement, self.capabilities);
             self.steps.push_back(Did::Setting(statement.clone()));
         }
         if let Some(schema) = want.schema.filter(|name| Some(*name) != self.schema()) {
@@ -418,7 +418,7 @@ impl Conn {
     pub fn kill_query(&mut self, thread_id: u32) -> Vec<u8> {
         let mut bytes = Vec::new();
         let text = format!("KILL QUERY {thread_id}");
-        put_command(&mut bytes, com::QUERY, text.as_bytes());
+        put_query(&mut bytes, text.as_bytes(), self.capabilities);
         self.steps.push_back(Did::Errand);
         self.diagnostics = true;
         self.start_steps();
@@ -427,7 +427,7 @@ impl Conn {
 
     fn put_reset(&mut self, bytes: &mut Vec<u8>) {
         put_command(bytes, com::RESET_CONNECTION, &[]);
-        put_command(bytes, com::QUERY, &self.restore);
+        put_query(bytes, &self.restore, self.capabilities);
         self.steps.extend([Did::Reset, Did::Restore]);
         self.statements.clear();
     }
@@ -499,8 +499,15 @@ impl Conn {
         }
     }
 
-    /// Looks for the end of the running reply; all bytes up to it are the client's.
+    /// The file that the server asks the client for; the reply goes on behind it.
+    pub fn take_file(&mut self) -> Option<Vec<u8>> {
+        self.reply.take_file()
+    }
+
+    /// Looks for the end of the running reply; all bytes up to it are the client's, or up to a request for a file
+    /// ([`Self::take_file`]). After a failure nothing of these bytes may be passed on.
     pub fn relay(&mut self, bytes: &mut &[u8]) -> Result<Option<Outcome>, Failure> {
+        let is_untouched = self.reply.is_untouched();
         match self.reply.feed(bytes) {
             Ok(None) => Ok(None),
             Ok(Some(outcome)) => {
@@ -511,9 +518,17 @@ impl Conn {
                 Ok(Some(outcome))
             }
             Err(error) => {
-                self.phase = Phase::Broken;
+                self.refuse_reply(is_untouched);
                 Err(Failure::Broken(error.to_string()))
             }
+        }
+    }
+
+    /// The running reply is no more passed on. `is_untouched`: nothing of it was.
+    pub fn refuse_reply(&mut self, is_untouched: bool) {
+        self.phase = Phase::Broken;
+        if is_untouched {
+            self.reply = Reply::new(Shape::Nothing, 0);
         }
     }
 

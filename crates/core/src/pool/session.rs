@@ -8,6 +8,7 @@ mod answering;
 mod executing;
 mod login;
 mod packets;
+mod sending;
 mod statements;
 
 use std::fmt::Display;
@@ -15,15 +16,16 @@ use std::sync::Arc;
 
 use portside_proto::command::{capability, com, status, HEADER_LEN, MAX_PAYLOAD};
 use portside_proto::handshake::offer::{self, Offer, Plugin};
+use portside_proto::parameters::query_text;
 use portside_proto::reply::{Outcome, Shape};
 
-use self::answering::unknown;
+use self::answering::{malformed_attributes, unknown};
 use self::executing::is_about_statement;
 use self::login::Pending;
 use self::packets::{length, packet, Packet};
 pub use self::statements::Needs;
 use self::statements::Statements;
-use super::{Channel, Class, Conn, Home, Left, Server, Settings, Tls, Want, CHOICE, LOGIN};
+use super::{offered, Channel, Class, Conn, Home, Left, Server, Settings, Want};
 use crate::reason::{Cause, Pin};
 use crate::sql::{Kind, Pins, Verdict};
 
@@ -117,6 +119,12 @@ enum Phase {
         continues: bool,
     },
     Reply,
+    /// The server has asked for a file: bytes of the present packet still to come, and whether the next one belongs
+    /// to it. An empty packet that belongs to none ends the file.
+    File {
+        left: usize,
+        continues: bool,
+    },
 }
 
 /// A client. See the module's text.
@@ -127,12 +135,12 @@ pub struct Session {
     /// It came over TLS.
     has_tls: bool,
     thread_id: u32,
-    offered: u32,
+    offered: u64,
     salt: [u8; 20],
     /// The method that the greeting named.
     plugin: Plugin,
     /// Flags of its login.
-    capabilities: u32,
+    capabilities: u64,
     class: Class,
     pending: Option<Box<Pending>>,
     user: Option<Arc<User>>,
@@ -174,12 +182,8 @@ impl Session {
         let first = servers.first()?;
         let common = servers
             .iter()
-            .fold(u32::MAX, |all, server| all & server.capabilities);
-        let tls = match channel.tls {
-            Tls::No => 0,
-            Tls::Offered | Tls::Required => capability::SSL,
-        };
-        let offered = (common & CHOICE) | LOGIN | tls;
+            .fold(u64::MAX, |all, server| all & server.capabilities);
+        let offered = offered(common, channel);
         let plugin = Plugin::from_name(first.plugin.as_bytes()).unwrap_or(Plugin::Native);
         let greeting = offer::greeting(&Offer {
             version: &first.version,
@@ -265,9 +269,14 @@ impl Session {
         self.phase == Phase::Command && !self.pins.has(Pin::Transaction)
     }
 
-    /// Whether a reply (or a long command) is under way.
+    /// Whether a reply (or a long command, or a file) is under way.
     pub fn is_running(&self) -> bool {
-        matches!(self.phase, Phase::Reply | Phase::Upload { .. })
+        matches!(self.phase, Phase::Reply) || self.is_sending()
+    }
+
+    /// Whether the server waits for the rest of a long command or of a file.
+    pub fn is_sending(&self) -> bool {
+        matches!(self.phase, Phase::Upload { .. } | Phase::File { .. })
     }
 
     /// Whether the client's bytes are still wanted: not while a reply runs.
@@ -324,6 +333,7 @@ impl Session {
             Phase::Reply | Phase::Admission => (0, Step::Await),
             Phase::Schema => (0, self.confirmed(conn.is_some())),
             Phase::Upload { left, continues } => self.upload(input, left, continues),
+            Phase::File { left, continues } => self.file(input, left, continues),
             Phase::Login | Phase::Switch(_) => match packet(input) {
                 Packet::Incomplete(length) if length > offer::LOGIN_MAX => {
                     (0, self.malformed("a login packet of this length", 1))
@@ -380,6 +390,15 @@ impl Session {
         let Some(shape) = Shape::of(command) else {
             return (whole, Step::Say(unknown(command)));
         };
+        let has_attributes =
+            is_whole && command == com::QUERY && self.class.has(capability::QUERY_ATTRIBUTES);
+        let Some(argument) = (if has_attributes {
+            query_text(argument)
+        } else {
+            Some(argument)
+        }) else {
+            return (whole, Step::Say(malformed_attributes()));
+        };
         self.statements.address = None;
         if is_about_statement(command) {
             if let Some(step) = self.about_statement(command, argument, is_whole, conn.as_deref()) {
@@ -402,13 +421,14 @@ impl Session {
         let Some(conn) = conn else {
             return (0, Step::Attach);
         };
-        self.run(input, is_whole, conn, shape)
+        self.run(input, argument, is_whole, conn, shape)
     }
 
     /// Runs the command at the beginning of the input on this connection.
     fn run(
         &mut self,
         input: &[u8],
+        argument: &[u8],
         is_whole: bool,
         conn: &mut Conn,
         shape: Shape,
@@ -416,10 +436,7 @@ impl Session {
         let length = length(input);
         let taken = input.len().min(HEADER_LEN + length);
         let packet = input.get(..taken).unwrap_or(input);
-        let Some((&command, argument)) = packet.get(HEADER_LEN..).and_then(<[_]>::split_first)
-        else {
-            return (0, Step::More);
-        };
+        let command = packet.get(HEADER_LEN).copied().unwrap_or(0);
         if let Some(step) = self.lacks_statements(conn, is_whole) {
             if step == Step::Attach {
                 return (0, step);
@@ -519,7 +536,7 @@ impl Session {
 
     /// Pins that the server's status flags tell of.
     fn follow(&mut self, flags: u16) {
-        self.status = flags & !status::MORE_RESULTS_EXISTS;
+        self.status = flags & status::LASTING;
         for (pin, holds) in [
             (Pin::Transaction, flags & status::IN_TRANS != 0),
             (Pin::Autocommit, flags & status::AUTOCOMMIT == 0),

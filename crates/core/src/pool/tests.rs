@@ -2,10 +2,10 @@ mod prepared;
 
 use std::sync::Arc;
 
-use portside_proto::command::{capability, com, status};
+use portside_proto::command::{capability, com, extended, status};
 use portside_proto::handshake::offer::{command, ok, Plugin};
 use portside_proto::handshake::server::greeting_packet;
-use portside_proto::handshake::{ClientLogin, Step as LoginStep};
+use portside_proto::handshake::{Announce, ClientLogin, Step as LoginStep};
 use portside_proto::reply::Outcome;
 use portside_proto::single::err;
 
@@ -18,7 +18,7 @@ fn server(plugin: &str) -> Arc<Server> {
     Arc::new(Server {
         version: "9.9.9-test".to_owned(),
         is_mariadb: false,
-        capabilities: u32::MAX,
+        capabilities: u32::MAX.into(),
         collation: 45,
         plugin: plugin.to_owned(),
     })
@@ -158,7 +158,7 @@ fn nobody_is_greeted_before_a_server_is_known() {
 #[test]
 fn the_greeting_offers_what_all_servers_have() {
     let few = Server {
-        capabilities: !capability::DEPRECATE_EOF,
+        capabilities: u64::from(!capability::DEPRECATE_EOF),
         ..(*server("")).clone()
     };
     let (_, greeting) =
@@ -181,8 +181,8 @@ fn the_greeting_offers_what_all_servers_have() {
 fn tls_begins_once_and_only_where_it_was_offered() {
     let of = |tls| {
         let channel = Channel {
-            is_secure: false,
             tls,
+            ..Channel::PLAIN
         };
         Session::new(7, SALT, &[server("")], channel).unwrap()
     };
@@ -233,6 +233,7 @@ fn a_unix_socket_is_as_good_as_tls() {
     let channel = Channel {
         is_secure: true,
         tls: Tls::Required,
+        local_infile: false,
     };
     let (mut session, greeting) = Session::new(7, SALT, &[server("")], channel).unwrap();
     assert!(session.is_secure());
@@ -459,6 +460,116 @@ fn a_long_command_is_passed_on_in_pieces_and_pins() {
     assert_eq!(session.pin(), Some(Pin::Long));
 }
 
+/// A session that has logged in with these flags, to a service of such servers.
+fn with_flags(servers: &[Arc<Server>], flags: u64, local_infile: bool) -> Session {
+    let channel = Channel {
+        local_infile,
+        ..Channel::PLAIN
+    };
+    let (mut session, greeting) = Session::new(7, SALT, servers, channel).unwrap();
+    let mut login = ClientLogin::new("app", "secret", None).announcing(Announce {
+        capabilities: flags,
+        collation: 45,
+        seed: [0; 20],
+        transport: Transport::Plain,
+    });
+    let Ok(Some(LoginStep::Send(bytes))) = login.feed(&mut &greeting[..]) else {
+        panic!("the client does not log in");
+    };
+    assert_eq!(step(&mut session, &bytes, None).1, Step::Admit);
+    session.admitted();
+    session
+}
+
+#[test]
+fn only_a_service_of_mariadb_alone_looks_like_mariadb() {
+    let with = |capabilities| {
+        Arc::new(Server {
+            capabilities,
+            ..(*server("")).clone()
+        })
+    };
+    let mysql = with(u64::from(u32::MAX));
+    let mariadb = with(!u64::from(capability::LONG_PASSWORD));
+    let wanted = extended::PROGRESS | extended::BULK | extended::METADATA;
+    for (servers, expected) in [
+        (vec![Arc::clone(&mariadb)], wanted),
+        (vec![Arc::clone(&mariadb), Arc::clone(&mysql)], 0),
+        (vec![mysql], 0),
+    ] {
+        let session = with_flags(&servers, CHOICE, false);
+        let upper = session.class().capabilities >> 32 << 32;
+        assert_eq!(upper & !extended::BULK_UNIT_RESULTS, expected);
+        assert!(!session.class().has(capability::LOCAL_FILES));
+    }
+}
+
+#[test]
+fn the_text_is_looked_for_behind_query_attributes() {
+    let flags = u64::from(capability::QUERY_ATTRIBUTES);
+    let mut session = with_flags(&[server("")], flags, false);
+    let ask = |session: &mut Session, argument: &[u8]| {
+        let bytes = command(com::QUERY, argument);
+        step(session, &bytes, None).1
+    };
+    assert_eq!(
+        ask(&mut session, b"\x00\x01KILL QUERY 5"),
+        Step::Kill { id: 5, query: true }
+    );
+    // The text of an attribute is no statement.
+    let hidden = b"\x01\x01\x00\x01\xfe\x00\x01n\x0cKILL QUERY 5SELECT 1";
+    assert_eq!(ask(&mut session, hidden), Step::Attach);
+    session.not_attached(1040, *b"08004", "no");
+    let Step::Say(reply) = ask(&mut session, b"SELECT 1") else {
+        panic!("taken for a query");
+    };
+    let text = "portside: malformed packet: query attributes";
+    assert_eq!(reply, err(1, 1835, *b"HY000", text));
+}
+
+#[test]
+fn a_file_goes_only_to_a_server_that_was_told_to_ask() {
+    let flags = u64::from(capability::LOCAL_FILES);
+    let mut session = with_flags(&[server("")], flags, true);
+    assert!(session.class().has(capability::LOCAL_FILES));
+    let mut conn = ready(&LOOK);
+    let mut load = |text: &str, name: &[u8]| {
+        let bytes = command(com::QUERY, text.as_bytes());
+        assert_eq!(step(&mut session, &bytes, Some(&mut conn)).1, Step::Forward);
+        let may = session.may_send(name);
+        if may {
+            send_file(&mut session, &mut conn);
+        }
+        let outcome = conn.relay(&mut &ok(6, 2)[..]).unwrap().unwrap();
+        session.replied(&outcome, &mut conn, 1);
+        may
+    };
+    let text = "LOAD DATA LOCAL INFILE '/a' INTO TABLE t";
+    assert!(load(text, b"/a"));
+    assert!(!load(text, b"/etc/passwd"));
+    assert!(!load(&format!("SELECT \"{text}\""), b"/a"));
+}
+
+/// A packet in two pieces, one of 16 MiB whose continuation is empty, the end.
+fn send_file(session: &mut Session, conn: &mut Conn) {
+    for (piece, taken, next) in [
+        (&b"\x03\0\0"[..], 0, Step::More),
+        (b"\x03\0\0\x02a", 5, Step::Forward),
+        (b"bc", 2, Step::Forward),
+        (b"\xff\xff\xff\x03", 4, Step::Forward),
+    ] {
+        assert_eq!(step(session, piece, Some(conn)), (taken, next));
+    }
+    let long = vec![b'x'; 0xff_ffff];
+    assert_eq!(step(session, &long, Some(conn)).0, long.len());
+    assert!(session.is_sending() && session.reads());
+    for (sequence, goes_on) in [(4, true), (5, false)] {
+        let taken = step(session, &[0, 0, 0, sequence, 9], Some(conn));
+        assert_eq!(taken, (4, Step::Forward));
+        assert_eq!(session.is_sending(), goes_on);
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn no_client_makes_it_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
@@ -471,7 +582,7 @@ proptest::proptest! {
 
     #[test]
     fn no_server_makes_it_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
-        let class = Class { capabilities: u32::MAX, collation: 8 };
+        let class = Class { capabilities: u64::MAX, collation: 8 };
         let mut conn = Conn::new("a", "b", class, [0; 20], Transport::Plain);
         let mut rest = &bytes[..];
         for _ in 0..20 {

@@ -48,6 +48,16 @@ const PINS: &[(&str, &[Pin])] = &[
     ("DROP TEMPORARY TABLE t", &[Pin::TemporaryTable]),
     ("DROP DATABASE shop", &[Pin::Statement]),
     ("ALTER TABLE t ADD COLUMN b INT", &[]),
+    (
+        "LOAD DATA LOCAL INFILE 'x' INTO TABLE t FIELDS TERMINATED BY ',' IGNORE 1 LINES (a, b) SET c = UPPER(d)",
+        &[],
+    ),
+    ("LOAD DATA INFILE 'x' INTO TABLE shop.t (a)", &[]),
+    (
+        "LOAD DATA INFILE 'x' INTO TABLE t (a, @b)",
+        &[Pin::UserVariable],
+    ),
+    ("LOAD INDEX INTO CACHE t", &[Pin::Statement]),
     ("LOCK TABLES t READ", &[Pin::Lock]),
     ("FLUSH TABLES WITH READ LOCK", &[Pin::Lock]),
     ("HANDLER t OPEN", &[Pin::Statement]),

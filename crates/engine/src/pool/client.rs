@@ -154,11 +154,13 @@ impl Worker {
             .is_some_and(|back| !back.conn.is_ready())
         {
             let next = self.pump_back(index, session, pooled, input);
-            let uploads = pooled
-                .front
-                .as_ref()
-                .is_some_and(|front| front.is_running() && front.reads());
-            if !matches!((&next, uploads), (Next::Wait, true)) {
+            // Of a long command or a file no more is read than the server takes.
+            let is_stuck = |pooled: &Pooled| {
+                let back = pooled.back.as_ref();
+                back.is_some_and(|back| !back.socket.tail.is_empty())
+            };
+            let reads = pooled.front.as_ref().is_some_and(Front::is_sending) && !is_stuck(pooled);
+            if !matches!((&next, reads), (Next::Wait, true)) {
                 return next;
             }
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use portside_core::balance::{Balancer, Choice, Live, Request};
 use portside_core::pool::{Class, Session as Front, User};
+use portside_core::reason::ServerClose;
 use portside_proto::err::errno;
 
 use super::back::{NotNow, Order};
@@ -221,6 +222,10 @@ impl Worker {
         back.busy = None;
         self.pool.backs[back.index] = Place::Taken;
         back.used_at = self.now;
+        if front.is_sending() {
+            // Whatever is said now would be taken for more of the command, or of the file.
+            return self.close_back(back, ServerClose::Cut);
+        }
         if back.conn.is_busy() {
             return self.abandon(back);
         }

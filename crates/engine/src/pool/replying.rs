@@ -81,12 +81,25 @@ impl Worker {
     ) -> Option<Next> {
         let (back, front) = (pooled.back.as_mut()?, pooled.front.as_mut()?);
         let mut rest = &*bytes;
+        let is_untouched = back.conn.reply_is_untouched();
         let result = back.conn.relay(&mut rest);
+        if let Some(name) = back.conn.take_file() {
+            if !front.may_send(&name) || !rest.is_empty() {
+                back.conn.refuse_reply(is_untouched);
+                let text = format!(
+                    "it asked for the local file {:?}, which the client's statement does not name,",
+                    String::from_utf8_lossy(&name)
+                );
+                return Some(self.back_lost(session, pooled, &text));
+            }
+        }
         let used = bytes.len() - rest.len();
         let is_more = used < bytes.len();
         back.conn.dress(&mut bytes[..used]);
-        if let Next::Over(cause) = self.say(index, session, &bytes[..used]) {
-            return Some(Next::Over(cause));
+        if result.is_ok() {
+            if let Next::Over(cause) = self.say(index, session, &bytes[..used]) {
+                return Some(Next::Over(cause));
+            }
         }
         match result {
             Ok(None) => None,

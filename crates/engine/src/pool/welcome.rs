@@ -64,6 +64,7 @@ impl Worker {
             is_secure: session.client == Client::Unix
                 && session.client_socket.as_ref().is_some_and(|c| !c.is_tcp),
             tls: Tls::No,
+            local_infile: service.pool.is_some_and(|pool| pool.local_infile),
         };
         let id = self
             .shared

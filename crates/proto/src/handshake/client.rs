@@ -12,6 +12,16 @@ const SHA2: &str = "caching_sha2_password";
 /// utf8mb4_general_ci: known to every version since 5.5.
 const DEFAULT_COLLATION: u8 = 45;
 
+/// Flags of every login.
+const BASE: u32 = capability::LONG_PASSWORD
+    | capability::LONG_FLAG
+    | capability::PROTOCOL_41
+    | capability::TRANSACTIONS
+    | capability::SECURE_CONNECTION
+    | capability::MULTI_RESULTS
+    | capability::PLUGIN_AUTH
+    | capability::PLUGIN_AUTH_LENENC_DATA;
+
 /// Payload bytes of an authentication packet at most.
 const PACKET_MAX: usize = 16 * 1024;
 
@@ -102,8 +112,8 @@ pub enum Transport {
 /// What a login announces besides what every login does.
 #[derive(Clone, Debug)]
 pub struct Announce {
-    /// Capability flags to ask for, as far as the server offers them.
-    pub capabilities: u32,
+    /// Capability flags to ask for, as far as the server offers them; MariaDB's own in the upper half.
+    pub capabilities: u64,
     /// The collation's number.
     pub collation: u8,
     /// Random bytes for one RSA encryption (`caching_sha2_password` without TLS).
@@ -239,42 +249,42 @@ impl ClientLogin {
     }
 
     /// Flags that both sides have.
-    fn flags(&self) -> u32 {
-        let offered = self.greeting.as_ref().map_or(0, |g| g.capabilities);
-        let offered = offered | capability::LONG_PASSWORD;
-        let mut flags = capability::LONG_PASSWORD
-            | capability::LONG_FLAG
-            | capability::PROTOCOL_41
-            | capability::TRANSACTIONS
-            | capability::SECURE_CONNECTION
-            | capability::MULTI_RESULTS
-            | capability::PLUGIN_AUTH
-            | capability::PLUGIN_AUTH_LENENC_DATA;
+    fn flags(&self) -> u64 {
+        let offered = self.greeting.as_ref().map_or(0, Greeting::all_capabilities);
+        let offered = offered | u64::from(capability::LONG_PASSWORD);
+        let mut flags = u64::from(BASE);
         if let Some(announce) = self.announce.as_ref() {
             // Without MULTI_RESULTS, if that is what is asked for.
-            flags = flags & !capability::MULTI_RESULTS | announce.capabilities;
+            flags = flags & !u64::from(capability::MULTI_RESULTS) | announce.capabilities;
             if matches!(announce.transport, Transport::Tls | Transport::TlsIfOffered) {
-                flags |= capability::SSL;
+                flags |= u64::from(capability::SSL);
             }
         }
         if self.schema.is_some() {
-            flags |= capability::CONNECT_WITH_DB;
+            flags |= u64::from(capability::CONNECT_WITH_DB);
         }
-        flags & offered
+        flags &= offered;
+        if flags >> 32 != 0 {
+            // So MariaDB knows that the reserved bytes are flags.
+            flags &= !u64::from(capability::LONG_PASSWORD);
+        }
+        flags
     }
 
     fn front(&self) -> Vec<u8> {
         let announce = self.announce.as_ref();
+        let [flags @ .., a, b, c, d] = self.flags().to_le_bytes();
         let mut payload = Vec::with_capacity(160);
-        payload.extend_from_slice(&self.flags().to_le_bytes());
+        payload.extend_from_slice(&flags);
         payload.extend_from_slice(&MAX_PAYLOAD.to_le_bytes());
         payload.push(announce.map_or(DEFAULT_COLLATION, |a| a.collation));
-        payload.extend_from_slice(&[0; 23]);
+        payload.extend_from_slice(&[0; 19]);
+        payload.extend_from_slice(&[a, b, c, d]);
         payload
     }
 
     fn login(&self) -> Result<Vec<u8>, LoginError> {
-        let flags = self.flags();
+        let flags = self.flags() as u32;
         let mut payload = self.front();
         payload.extend_from_slice(self.user.as_bytes());
         payload.push(0);

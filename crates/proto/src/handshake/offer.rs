@@ -6,7 +6,7 @@
 use subtle::ConstantTimeEq;
 
 use super::{scramble_native, scramble_sha2};
-use crate::command::{capability, marker, status};
+use crate::command::{capability, com, extended, marker, status};
 use crate::wire::{packet, put_lenenc, Reader};
 
 /// Payload bytes of a login packet at most: user, schema, plugin and 64 KiB of attributes
@@ -46,8 +46,8 @@ pub struct Offer<'a> {
     pub version: &'a str,
     /// `CONNECTION_ID()`.
     pub thread_id: u32,
-    /// Capability flags.
-    pub capabilities: u32,
+    /// Capability flags, MariaDB's own in the upper half; with these it looks like MariaDB.
+    pub capabilities: u64,
     /// Default collation's number.
     pub collation: u8,
     /// Without NUL bytes and without `$`: clients read it as a text.
@@ -59,7 +59,7 @@ pub struct Offer<'a> {
 /// The greeting packet (sequence 0).
 pub fn greeting(offer: &Offer<'_>) -> Vec<u8> {
     let (front, back) = offer.salt.split_at(8);
-    let [a, b, c, d] = offer.capabilities.to_le_bytes();
+    let [a, b, c, d, extended @ ..] = offer.capabilities.to_le_bytes();
     let mut payload = Vec::with_capacity(96 + offer.version.len());
     payload.push(10);
     payload.extend_from_slice(offer.version.as_bytes());
@@ -68,9 +68,10 @@ pub fn greeting(offer: &Offer<'_>) -> Vec<u8> {
     payload.extend_from_slice(front);
     payload.extend_from_slice(&[0, a, b, offer.collation]);
     payload.extend_from_slice(&status::AUTOCOMMIT.to_le_bytes());
-    // The other half of the flags, the salt's length with its NUL, ten reserved bytes.
+    // The other half of the flags, the salt's length with its NUL, ten reserved bytes: MariaDB has flags in the last.
     payload.extend_from_slice(&[c, d, 21]);
-    payload.extend_from_slice(&[0; 10]);
+    payload.extend_from_slice(&[0; 6]);
+    payload.extend_from_slice(&extended);
     payload.extend_from_slice(back);
     payload.push(0);
     payload.extend_from_slice(offer.plugin.name().as_bytes());
@@ -81,8 +82,8 @@ pub fn greeting(offer: &Offer<'_>) -> Vec<u8> {
 /// A client's login packet (`HandshakeResponse41`), or a `COM_CHANGE_USER`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Login<'a> {
-    /// Capability flags.
-    pub capabilities: u32,
+    /// Capability flags, MariaDB's own in the upper half.
+    pub capabilities: u64,
     /// Collation's number.
     pub collation: u8,
     /// Account.
@@ -120,7 +121,8 @@ impl<'a> Login<'a> {
         }
         let _largest_packet = reader.u32()?;
         let collation = reader.u8()?;
-        let _filler = reader.take(23)?;
+        let _filler = reader.take(19)?;
+        let extended = reader.u32()?;
         let user = reader.until_nul();
         let length = if capabilities & capability::PLUGIN_AUTH_LENENC_DATA != 0 {
             reader.lenenc()?
@@ -137,8 +139,11 @@ impl<'a> Login<'a> {
         } else {
             Plugin::Native.name().as_bytes()
         };
+        // Only MariaDB's clients leave LONG_PASSWORD out to say that these are flags.
+        let is_extended = capabilities & capability::LONG_PASSWORD == 0;
         Some(Self {
-            capabilities,
+            capabilities: u64::from(capabilities)
+                | u64::from(extended * u32::from(is_extended)) << 32,
             collation,
             user,
             answer,
@@ -148,14 +153,15 @@ impl<'a> Login<'a> {
     }
 
     /// Reads a `COM_CHANGE_USER` behind its command byte; capabilities are those of the login.
-    pub fn parse_change(payload: &'a [u8], capabilities: u32) -> Option<Self> {
+    pub fn parse_change(payload: &'a [u8], capabilities: u64) -> Option<Self> {
         let mut reader = Reader(payload);
         let user = reader.nul_text()?;
         let length = reader.u8()?;
         let answer = reader.take(usize::from(length))?;
         let schema = reader.until_nul();
         let collation = reader.u16().map_or(0, |number| number as u8);
-        let plugin = if capabilities & capability::PLUGIN_AUTH != 0 && !reader.0.is_empty() {
+        let has_plugin = capabilities & u64::from(capability::PLUGIN_AUTH) != 0;
+        let plugin = if has_plugin && !reader.0.is_empty() {
             reader.until_nul()
         } else {
             Plugin::Native.name().as_bytes()
@@ -219,13 +225,38 @@ pub fn put_command(to: &mut Vec<u8>, number: u8, argument: &[u8]) {
     to.extend_from_slice(argument);
 }
 
+/// Appends a text query; `capabilities` are those of the connection.
+pub fn put_query(to: &mut Vec<u8>, text: &[u8], capabilities: u64) {
+    // No attributes, in one set of values.
+    let attributes: &[u8] = if capabilities & u64::from(capability::QUERY_ATTRIBUTES) != 0 {
+        &[0, 1]
+    } else {
+        &[]
+    };
+    to.extend_from_slice(&crate::wire::header(1 + attributes.len() + text.len(), 0));
+    to.push(com::QUERY);
+    to.extend_from_slice(attributes);
+    to.extend_from_slice(text);
+}
+
 /// A one-row result of one unsigned 64-bit column, as `SELECT CONNECTION_ID()` has it; begins at sequence 1.
-pub fn one_number(name: &[u8], value: u64, flags: u16, deprecate_eof: bool) -> Vec<u8> {
+/// `capabilities`: those of the client.
+pub fn one_number(name: &[u8], value: u64, flags: u16, capabilities: u64) -> Vec<u8> {
+    let has = |flag: u64| capabilities & flag != 0;
     let mut column = Vec::with_capacity(40 + name.len());
     for text in [&b"def"[..], b"", b"", b"", name, b""] {
         put_lenenc(&mut column, text.len() as u64);
         column.extend_from_slice(text);
     }
+    if has(extended::METADATA) {
+        column.push(0);
+    }
+    // With OPTIONAL_RESULTSET_METADATA a byte says that the definition follows.
+    let count: &[u8] = if has(capability::OPTIONAL_RESULTSET_METADATA.into()) {
+        &[1, 1]
+    } else {
+        &[1]
+    };
     // Length of the rest, binary collation, display width, LONGLONG, NOT NULL | UNSIGNED | BINARY, no decimals.
     column.extend_from_slice(&[12, 63, 0, 10, 0, 0, 0, 8, 0xa1, 0, 0, 0, 0]);
     let text = value.to_string();
@@ -233,10 +264,10 @@ pub fn one_number(name: &[u8], value: u64, flags: u16, deprecate_eof: bool) -> V
     put_lenenc(&mut row, text.len() as u64);
     row.extend_from_slice(text.as_bytes());
     let [low, high] = flags.to_le_bytes();
-    if deprecate_eof {
+    if has(capability::DEPRECATE_EOF.into()) {
         let end = [marker::EOF, 0, 0, low, high, 0, 0];
         return [
-            packet(1, &[1]),
+            packet(1, count),
             packet(2, &column),
             packet(3, &row),
             packet(4, &end),
@@ -245,7 +276,7 @@ pub fn one_number(name: &[u8], value: u64, flags: u16, deprecate_eof: bool) -> V
     }
     let end = [marker::EOF, 0, 0, low, high];
     let parts = [
-        packet(1, &[1]),
+        packet(1, count),
         packet(2, &column),
         packet(3, &end),
         packet(4, &row),

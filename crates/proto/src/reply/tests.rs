@@ -125,7 +125,7 @@ fn replies() -> Vec<Case> {
             ],
             Outcome {
                 statement: Some(7),
-                parameters: 1,
+                parameters: 2,
                 ..Outcome::default()
             },
         ),
@@ -184,7 +184,7 @@ proptest! {
     fn every_split_finds_the_same_end(cuts in prop::collection::vec(1usize..12, 1..6)) {
         for (name, shape, deprecate, payloads, want) in replies() {
             let bytes: Vec<u8> = payloads.iter().zip(1u8..).flat_map(|(p, s)| packet(s, p)).collect();
-            let flags = if deprecate { capability::DEPRECATE_EOF } else { 0 };
+            let flags = if deprecate { u64::from(capability::DEPRECATE_EOF) } else { 0 };
             let mut reply = Reply::new(shape, flags);
             let (mut rest, mut cut, mut got) = (&bytes[..], cuts.iter().cycle(), None);
             while !rest.is_empty() {
@@ -206,7 +206,7 @@ proptest! {
         let shapes = [
             Shape::Nothing, Shape::Ok, Shape::Text, Shape::Results, Shape::Fields, Shape::Prepare, Shape::Rows,
         ];
-        for flags in [0, capability::DEPRECATE_EOF] {
+        for flags in [0, u64::MAX] {
             let _ = Reply::new(shapes[shape], flags).feed(&mut &bytes[..]);
         }
     }
@@ -224,7 +224,7 @@ fn a_row_of_16_mib_is_no_end() {
     // The continuation may be of any length, also one that looks like an EOF.
     bytes.extend(long(5));
     bytes.extend(packet(6, &ok(0xfe, 0, 2)));
-    let mut reply = Reply::new(Shape::Results, capability::DEPRECATE_EOF);
+    let mut reply = Reply::new(Shape::Results, capability::DEPRECATE_EOF.into());
     let mut rest = &bytes[..];
     assert_eq!(reply.feed(&mut rest).unwrap().unwrap().status, Some(2));
     assert!(rest.is_empty());
@@ -240,4 +240,83 @@ fn a_file_that_was_not_offered_is_an_error() {
         error.to_string(),
         "the server asks for a local file, which was not offered"
     );
+}
+
+/// A reply of these payloads, under these flags.
+fn outcome(shape: Shape, capabilities: u64, payloads: &[Vec<u8>]) -> Outcome {
+    let bytes: Vec<u8> = (payloads.iter().zip(1_u8..))
+        .flat_map(|(payload, sequence)| packet(sequence, payload))
+        .collect();
+    let mut rest = &bytes[..];
+    let outcome = Reply::new(shape, capabilities).feed(&mut rest).unwrap();
+    assert!(rest.is_empty());
+    outcome.expect("the reply is not over")
+}
+
+#[test]
+fn definitions_that_are_left_out_are_not_waited_for() {
+    let optional = u64::from(capability::OPTIONAL_RESULTSET_METADATA);
+    let deprecate = u64::from(capability::DEPRECATE_EOF);
+    let column = b"\x03def".to_vec();
+    let (row, end) = (vec![1, b'x'], ok(0xfe, 0, 2));
+    let (mut bare, mut full) = (prepared(1, 1), prepared(1, 1));
+    bare.push(0);
+    full.push(1);
+    for (shape, flags, payloads) in [
+        (
+            Shape::Results,
+            deprecate,
+            vec![vec![1, 0], row.clone(), end.clone()],
+        ),
+        (
+            Shape::Results,
+            deprecate,
+            vec![vec![1, 1], column.clone(), row.clone(), end],
+        ),
+        (
+            Shape::Results,
+            0,
+            vec![vec![1, 0], eof(2, 0), row, eof(2, 0)],
+        ),
+        (Shape::Prepare, deprecate, vec![bare.clone()]),
+        (Shape::Prepare, 0, vec![bare, eof(2, 0), eof(2, 0)]),
+        (
+            Shape::Prepare,
+            deprecate,
+            vec![full, column.clone(), column],
+        ),
+    ] {
+        let found = outcome(shape, optional | flags, &payloads);
+        assert_eq!(found.error, None, "{payloads:?}");
+    }
+}
+
+#[test]
+fn a_report_of_progress_is_no_end() {
+    let report = b"\xff\xff\xff\x01\x01\x02\0\0\0\x0acopy to tmp".to_vec();
+    let payloads = [report.clone(), report.clone(), ok(0, 0, 2)];
+    let found = outcome(Shape::Results, extended::PROGRESS, &payloads);
+    assert_eq!((found.error, found.status), (None, Some(2)));
+    let found = outcome(Shape::Results, 0, &[report]);
+    assert_eq!(found.error, Some(0xffff));
+}
+
+#[test]
+fn a_request_for_a_file_is_read_whole() {
+    let bytes = [packet(1, b"\xfb/tmp/a file"), packet(4, &ok(0, 0, 2))].concat();
+    let files = u64::from(capability::LOCAL_FILES);
+    for cut in 0..bytes.len() {
+        let (mut reply, mut names, mut end) = (Reply::new(Shape::Results, files), vec![], None);
+        for mut piece in [&bytes[..cut], &bytes[cut..]] {
+            while !piece.is_empty() && end.is_none() {
+                end = reply.feed(&mut piece).unwrap();
+                names.extend(reply.take_file());
+            }
+        }
+        assert_eq!(names, [b"/tmp/a file"], "{cut}");
+        assert_eq!(end.unwrap().affected, 1);
+    }
+    let long = packet(1, &[0xfb; 5000]);
+    let error = Reply::new(Shape::Results, files).feed(&mut &long[..]);
+    assert_eq!(error, Err(Error::Malformed));
 }

@@ -79,7 +79,7 @@ fn reply(id: u32, second: &[u8]) -> Vec<u8> {
     [packet(1, &first), packet(2, b"\x03def"), packet(3, second)].concat()
 }
 
-const FLAGS: u32 = crate::command::capability::DEPRECATE_EOF;
+const FLAGS: u64 = crate::command::capability::DEPRECATE_EOF as u64;
 
 fn prepared(bytes: &[u8], cut: usize) -> Result<Outcome, ServerError> {
     let mut reader = Prepared::new(FLAGS);

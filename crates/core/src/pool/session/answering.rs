@@ -1,6 +1,6 @@
 //! What a client is answered without a server: pings, ids, refusals, and what it is told when things go wrong.
 
-use portside_proto::command::{capability, com};
+use portside_proto::command::com;
 use portside_proto::err::errno;
 use portside_proto::handshake::offer::{self, Login};
 use portside_proto::single::err;
@@ -66,9 +66,13 @@ impl Session {
         }
         Some(match &verdict.kind {
             Kind::ConnectionId(name) => {
-                let deprecate = self.class.capabilities & capability::DEPRECATE_EOF != 0;
                 let id = self.thread_id.into();
-                Step::Say(offer::one_number(name, id, self.status, deprecate))
+                Step::Say(offer::one_number(
+                    name,
+                    id,
+                    self.status,
+                    self.class.capabilities,
+                ))
             }
             Kind::Kill { id, query } => Step::Kill {
                 id: *id,
@@ -144,6 +148,11 @@ impl Session {
         let cause = Cause::ProtocolError;
         Step::End(cause, err(sequence, number, *b"08S01", &text))
     }
+}
+
+pub(super) fn malformed_attributes() -> Vec<u8> {
+    let text = "portside: malformed packet: query attributes";
+    err(1, errno::MALFORMED, *b"HY000", text)
 }
 
 pub(super) fn unknown(command: u8) -> Vec<u8> {

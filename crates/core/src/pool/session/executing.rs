@@ -64,7 +64,7 @@ impl Session {
             binds: is_last.then_some(Until::Closed),
             ..Act::default()
         };
-        let attributes = self.class.capabilities & capability::QUERY_ATTRIBUTES != 0;
+        let attributes = self.class.has(capability::QUERY_ATTRIBUTES);
         match command {
             com::STMT_EXECUTE => match Execute::read(argument, statement.parameters, attributes) {
                 Err(Unread::Short) if !is_whole => return Some(Step::More),
@@ -88,6 +88,7 @@ impl Session {
                 kind: Kind::Plain,
                 pins: statement.pins,
                 asks: statement.asks,
+                files: statement.files.clone(),
             }
         } else {
             Verdict::default()
@@ -174,7 +175,7 @@ impl Session {
         }
         let argument = packet.get(5..).unwrap_or(&[]);
         let is_execute = command == com::STMT_EXECUTE;
-        let attributes = self.class.capabilities & capability::QUERY_ATTRIBUTES != 0;
+        let attributes = self.class.has(capability::QUERY_ATTRIBUTES);
         let execute = if is_execute {
             Execute::read(argument, statement.parameters, attributes).ok()
         } else {
@@ -308,6 +309,8 @@ impl Session {
             && !asks.diagnostics
             && !asks.row_count
             && !asks.found_rows
+            // Not to be compared where they were left out.
+            && outcome.definitions != 0
             && verdict.kind == Kind::Plain;
         let key = text.filter(|_| moves).map(|text| {
             let origin = Origin::new(&text, self.schema.as_deref(), &self.settings);
@@ -333,6 +336,7 @@ impl Session {
             parameters: outcome.parameters,
             pins: verdict.pins,
             asks,
+            files: verdict.files.clone(),
             types: None,
             has_run: false,
             home,

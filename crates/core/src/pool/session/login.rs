@@ -9,7 +9,8 @@ use portside_proto::err::errno;
 use portside_proto::handshake::offer::{self, Login, Plugin};
 use portside_proto::single::err;
 
-use super::{Class, Context, Phase, Session, Step, Tls, User};
+use super::{Class, Context, Phase, Session, Step, User};
+use crate::pool::Tls;
 use crate::reason::Cause;
 use crate::sql::Pins;
 
@@ -27,7 +28,7 @@ pub(super) struct Pending {
 impl Session {
     pub(super) fn login(&mut self, sequence: u8, payload: &[u8], context: &Context<'_>) -> Step {
         let next = sequence.wrapping_add(1);
-        let is_offered = self.offered & capability::SSL != 0;
+        let is_offered = self.offered & u64::from(capability::SSL) != 0;
         if offer::is_tls_request(payload) && is_offered && !self.has_tls {
             self.has_tls = true;
             self.channel.is_secure = true;
@@ -36,7 +37,7 @@ impl Session {
         let Some(login) = Login::parse(payload) else {
             return self.malformed("a login that is not of the 4.1 protocol", next);
         };
-        if login.capabilities & capability::SSL != 0 && !self.has_tls {
+        if login.capabilities & u64::from(capability::SSL) != 0 && !self.has_tls {
             return self.malformed("a request for TLS, which was not offered", next);
         }
         if self.channel.tls == Tls::Required && !self.channel.is_secure {

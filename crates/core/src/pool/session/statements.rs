@@ -53,6 +53,7 @@ pub(super) struct Statement {
     /// Of its text, for each execution.
     pub(super) pins: Pins,
     pub(super) asks: Asks,
+    pub(super) files: Vec<Option<Box<[u8]>>>,
     /// As the client gave them last.
     pub(super) types: Option<Box<[u8]>>,
     pub(super) has_run: bool,
