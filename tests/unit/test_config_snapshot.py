@@ -124,6 +124,8 @@ def test_the_whole_snapshot() -> None:
                 "to_client": "fin",
                 "paused": False,
                 "pool": None,
+                "server_version": None,
+                "rsa_key": None,
                 "members": [
                     {
                         "server": "db1",
@@ -341,16 +343,18 @@ def test_pool_mode_has_its_limits_and_accounts() -> None:
         {
             "name": "app",
             "password": "app-secret",
+            "password_hash": None,
             "services": [],
             "schema": None,
             "from": ["10.0.0.0/8"],
             "max_connections": None,
             "server_user": "app",
-            "server_password": "app-secret",
+            "server_password": None,
         },
         {
             "name": "report",
             "password": "front-secret",
+            "password_hash": None,
             "services": ["s"],
             "schema": "shop",
             "from": [],

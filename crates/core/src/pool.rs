@@ -12,17 +12,22 @@
 
 mod conn;
 mod guard;
+mod server;
 mod session;
 mod settings;
 mod statements;
 #[cfg(test)]
 mod tests;
+mod user;
+mod version;
 
-pub use conn::{Conn, Event, Failure, Server};
+pub use conn::{Conn, Event, Failure};
 pub use guard::FailedLogins;
-pub use session::{Context, Needs, Session, Step, User};
+pub use server::Server;
+pub use session::{Context, Needs, Session, Step};
 pub use settings::Settings;
 pub use statements::OnServer;
+pub use user::{Learnt, User};
 
 use portside_proto::command::{capability, extended};
 pub use portside_proto::handshake::Transport;

@@ -9,12 +9,12 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use portside_core::pool::{
-    Channel, Class, Conn, Context, Event, Server, Session, Step, Transport, User,
+    Channel, Class, Conn, Context, Event, Learnt, Server, Session, Step, Transport, User,
 };
 use portside_proto::command::com;
 use portside_proto::handshake::offer::{command, ok};
 use portside_proto::handshake::server::{greeting_packet, one_row};
-use portside_proto::handshake::{ClientLogin, Step as LoginStep};
+use portside_proto::handshake::{ClientLogin, Secret, Step as LoginStep};
 
 struct Counting;
 
@@ -42,21 +42,26 @@ static COUNTING: Counting = Counting;
 const SALT: [u8; 20] = *b"abcdefghijklmnopqrst";
 const QUERIES: u64 = 10_000;
 
+fn user() -> Arc<User> {
+    Arc::new(User {
+        name: "app".into(),
+        secret: Secret::password("pw"),
+        schema: None,
+        server_user: "app".into(),
+        server_password: None,
+        learnt: Learnt::default(),
+    })
+}
+
 fn step(session: &mut Session, input: &[u8], conn: Option<&mut Conn>) -> (usize, Step) {
-    let find = |_: &[u8]| {
-        Some(Arc::new(User {
-            name: "app".into(),
-            password: "pw".into(),
-            schema: None,
-            server_user: "app".into(),
-            server_password: "pw".into(),
-        }))
-    };
     let context = Context {
         client: &"host",
-        find: &find,
-        is_limited: false,
-        salt: &|| SALT,
+        find: &|_| Some((user(), false)),
+        is_limited: &|| false,
+        nonce: &|| [b'a'; 32],
+        public_key: None,
+        open: &|_, _| Vec::new(),
+        may_hash: &|| true,
     };
     session.step(input, conn, &context)
 }
@@ -70,7 +75,7 @@ fn logged_in() -> Session {
         plugin: "mysql_native_password".into(),
     };
     let (mut session, greeting) =
-        Session::new(7, SALT, &[Arc::new(server)], Channel::PLAIN).unwrap();
+        Session::new(7, [b'a'; 32], &[Arc::new(server)], Channel::PLAIN, None).unwrap();
     let Ok(Some(LoginStep::Send(login))) =
         ClientLogin::new("app", "pw", None).feed(&mut &greeting[..])
     else {
@@ -101,7 +106,7 @@ fn ready() -> Conn {
         capabilities: 0,
         collation: 45,
     };
-    let mut conn = Conn::new("app", "pw", class, [0; 20], Transport::Plain);
+    let mut conn = Conn::new(&user(), class, [0; 20], Transport::Plain);
     let greeting = greeting_packet(99, "9.9.9", &SALT);
     assert!(matches!(conn.feed(&mut &greeting[..]), Event::Send(_)));
     assert!(matches!(conn.feed(&mut &ok(2, 2)[..]), Event::Send(_)));

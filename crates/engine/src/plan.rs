@@ -17,11 +17,9 @@ use socket2::SockAddr;
 
 use crate::error::EngineError;
 use crate::listen::{Listener, Listeners};
-use crate::pool::{Account, ServerPool};
+use crate::pool::{Accounts, ServerPool};
 use crate::ports::{self, Ports};
-use crate::snapshot::{
-    CloseSpec, MemberSpec, PoolSpec, ServerSpec, ServiceSpec, Snapshot, UserSpec,
-};
+use crate::snapshot::{CloseSpec, MemberSpec, PoolSpec, ServerSpec, ServiceSpec, Snapshot};
 use crate::source::SourceBook;
 
 /// Where a connection goes: one address of one server.
@@ -194,7 +192,9 @@ pub struct Service {
     /// Pool mode; none: relay mode.
     pub pool: Option<PoolSpec>,
     /// Pool mode: who may log in, by name.
-    pub users: HashMap<Box<[u8]>, Account>,
+    pub users: Accounts,
+    /// Pool mode: the version that clients are told; none: that of the servers.
+    pub server_version: Option<String>,
     /// Lives longer.
     pub state: Arc<ServiceState>,
 }
@@ -456,9 +456,14 @@ fn build_service(
         paused: spec.paused,
         pool: spec.pool,
         users: match spec.pool {
-            Some(_) => users_of(&spec.name, &snapshot.users, before),
-            None => HashMap::new(),
+            Some(_) => {
+                let pem = spec.rsa_key.as_ref().map(|key| key.0.as_str());
+                let old = before.map(|service| &service.users);
+                Accounts::new(&spec.name, &snapshot.users, pem, old)?
+            }
+            None => Accounts::default(),
         },
+        server_version: spec.server_version.clone(),
         state: before.map_or_else(
             || {
                 Arc::new(ServiceState {
@@ -475,23 +480,6 @@ fn build_service(
             |b| Arc::clone(&b.state),
         ),
     })
-}
-
-/// The accounts that may use a service. One that is unchanged stays the same object, with its count of sessions.
-fn users_of(
-    service: &str,
-    users: &[UserSpec],
-    before: Option<&Arc<Service>>,
-) -> HashMap<Box<[u8]>, Account> {
-    users
-        .iter()
-        .filter(|user| user.services.is_empty() || user.services.iter().any(|s| s == service))
-        .map(|user| {
-            let name: Box<[u8]> = user.name.as_bytes().into();
-            let old = before.and_then(|service| service.users.get(&name));
-            (name, Account::new(user, old))
-        })
-        .collect()
 }
 
 fn build_member(

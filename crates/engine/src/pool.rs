@@ -5,6 +5,7 @@
 //! its box lies in the client's `Pooled`, and its place in the worker's slab says whose it is. `lending.rs`
 //! brings the two together and apart.
 
+mod accounts;
 mod back;
 mod client;
 mod homing;
@@ -23,16 +24,17 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwapOption;
-use ipnet::IpNet;
 use mio::Token;
 use portside_core::pool::{Conn, FailedLogins, Server as Known, Session as Front, User};
 use portside_core::reason::Pin;
 use portside_core::relay::Rules;
 use slab::Slab;
 
+pub use self::accounts::Accounts;
+use self::accounts::{Turns, UserSlot};
+
 use crate::plan::{Server, ServiceState};
 use crate::ports::Held;
-use crate::snapshot::UserSpec;
 use crate::socket::Socket;
 
 /// Tokens of server connections have the highest bit; generations of sessions end below it.
@@ -77,6 +79,8 @@ pub struct ServerPool {
     budget_us: AtomicU64,
     /// What its last greeting said.
     known: ArcSwapOption<Known>,
+    /// It was asked once, whatever came of it: nobody waits for its greeting any more.
+    was_asked: AtomicBool,
 }
 
 impl ServerPool {
@@ -88,51 +92,6 @@ impl ServerPool {
             (at + step <= now + 1_000_000.max(step)).then_some(at + step)
         };
         self.budget_us.fetch_update(SeqCst, SeqCst, take).is_ok()
-    }
-}
-
-/// An account, with what the engine checks itself.
-#[derive(Debug, Clone)]
-pub struct Account {
-    user: Arc<User>,
-    from: Vec<IpNet>,
-    max: Option<u32>,
-    sessions: Arc<AtomicU32>,
-}
-
-impl Account {
-    /// The account of a snapshot; unchanged, it is the old one.
-    pub fn new(spec: &UserSpec, old: Option<&Self>) -> Self {
-        let user = User {
-            name: spec.name.clone(),
-            password: spec.password.clone(),
-            schema: spec.schema.clone(),
-            server_user: spec.server_user.clone(),
-            server_password: spec.server_password.clone(),
-        };
-        Self {
-            user: match old.filter(|old| *old.user == user) {
-                Some(old) => Arc::clone(&old.user),
-                None => Arc::new(user),
-            },
-            from: spec.from.clone(),
-            max: spec.max_connections,
-            sessions: old.map_or_else(Arc::default, |old| Arc::clone(&old.sessions)),
-        }
-    }
-
-    fn admits(&self, ip: Option<IpAddr>) -> bool {
-        self.from.is_empty() || ip.is_some_and(|ip| self.from.iter().any(|net| net.contains(&ip)))
-    }
-}
-
-/// One of a user's sessions; dropped, it is counted no more.
-#[derive(Debug)]
-struct UserSlot(Arc<AtomicU32>);
-
-impl Drop for UserSlot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
     }
 }
 
@@ -180,6 +139,8 @@ pub struct Pooled {
     /// When a waiting session looks again by itself.
     look_at: u64,
     user_slot: Option<UserSlot>,
+    /// When it may have a slow hash made.
+    turn_at: Option<u64>,
     /// Failed attempts for the command at hand.
     failures: u32,
     /// Members tried for it, by position (the first 64).
@@ -384,4 +345,5 @@ pub struct Pool {
     scouts: Vec<String>,
     /// Queries to be killed.
     victims: Vec<Victim>,
+    turns: Turns,
 }

@@ -40,7 +40,9 @@ pub struct UserSpec {
     /// Its name.
     pub name: String,
     /// Its password.
-    pub password: String,
+    pub password: Option<String>,
+    /// In place of it, a hash as a server stores it.
+    pub password_hash: Option<String>,
     /// Services it may use; empty: all.
     #[serde(default)]
     pub services: Vec<String>,
@@ -53,8 +55,8 @@ pub struct UserSpec {
     pub max_connections: Option<u32>,
     /// The account on the servers.
     pub server_user: String,
-    /// Its password.
-    pub server_password: String,
+    /// Its password; none: the clients' own.
+    pub server_password: Option<String>,
 }
 
 /// Without passwords.
@@ -192,8 +194,25 @@ pub struct ServiceSpec {
     /// Pool mode; none: relay mode.
     #[serde(default)]
     pub pool: Option<PoolSpec>,
+    /// Pool mode: the version that clients are told; none: that of the servers.
+    #[serde(default)]
+    pub server_version: Option<String>,
+    /// Pool mode: the key for passwords of clients without TLS, in PEM; none: one is made.
+    #[serde(default)]
+    pub rsa_key: Option<Hidden>,
     /// Its servers.
     pub members: Vec<MemberSpec>,
+}
+
+/// A text that is not shown.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Hidden(pub String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// One listening address.

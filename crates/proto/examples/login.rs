@@ -16,7 +16,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("ADDRESS USER PASSWORD".into());
     };
     let mut stream = TcpStream::connect(address)?;
-    let (mut login, mut buffer) = (ClientLogin::new(user, password, None), [0; 16 * 1024]);
+    let (mut login, mut buffer) = (
+        ClientLogin::new(user, password.as_str(), None),
+        [0; 16 * 1024],
+    );
     'login: loop {
         let length = stream.read(&mut buffer)?;
         let mut bytes = buffer

@@ -34,6 +34,8 @@ pub mod errno {
     /// `ER_CONNECT_TO_FOREIGN_DATA_SOURCE`: no server can be reached or none is eligible.
     pub const NO_SERVER: u16 = 1429;
 
+    /// `ER_NOT_SUPPORTED_AUTH_MODE`: a client's methods are too few (pool mode).
+    pub const NOT_SUPPORTED_AUTH_MODE: u16 = 1251;
     /// `ER_ACCESS_DENIED_ERROR`: a client's user or password is wrong (pool mode).
     pub const ACCESS_DENIED: u16 = 1045;
     /// `ER_UNKNOWN_COM_ERROR`: a command that pool mode does not know.

@@ -75,6 +75,13 @@ def function_name(value: object) -> str:
     raise bad_value('"package.module:function"')
 
 
+def server_version(value: object) -> str:
+    """A version as servers tell it: digits first, since clients compare it."""
+    if isinstance(value, str) and re.fullmatch(r"\d{1,3}\.\d{1,3}\.\d{1,3}[!-~]{0,50}", value):
+        return value
+    raise bad_value('a version such as "8.0.36" or "5.5.5-10.11.6-MariaDB"')
+
+
 def log_sampling(value: object) -> str:
     """Which sessions are logged."""
     if isinstance(value, str) and re.fullmatch(r"all|errors|1/[1-9]\d{0,8}", value):

@@ -20,6 +20,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from portside.config import positions, problems, verify
+from portside.config.finding import Finding
 from portside.config.model import Config, resolve
 from portside.config.positions import Path
 from portside.config.problems import Source
@@ -109,7 +110,7 @@ def schema() -> dict[str, Any]:
 
 
 def _problems(
-    findings: Iterable[verify.Finding], source: Source, broken: Collection[Path]
+    findings: Iterable[Finding], source: Source, broken: Collection[Path]
 ) -> list[Problem]:
     return [
         source.problem(

@@ -57,6 +57,7 @@ Workers = Annotated[
     Literal["auto"] | Positive,
     BeforeValidator(forms.workers, json_schema_input_type=Literal["auto"] | Positive),
 ]
+ServerVersion = Annotated[str, BeforeValidator(forms.server_version, json_schema_input_type=str)]
 Networks = Annotated[
     tuple[Network, ...], BeforeValidator(forms.one_or_many, json_schema_input_type=str | list[str])
 ]
@@ -279,6 +280,9 @@ class Pool(Table):
     """Idle time after which a server connection is closed."""
     open_rate: Positive = 50
     """New server connections per second and server."""
+    rsa_key: Secret | None = None
+    """RSA private key (PEM) under which clients without TLS send their password where only a
+    caching_sha2_password hash is known; absent: made at each start."""
 
 
 class User(Table):
@@ -286,8 +290,12 @@ class User(Table):
 
     name: Text
     """The account's name."""
-    password: Secret
+    password: Secret | None = None
     """Its password."""
+    password_hash: Secret | None = None
+    """In place of the password, its hash as a server stores it: "*..." of mysql_native_password,
+    "$A$005$..." of caching_sha2_password (or its bytes as hexadecimal digits), 43 characters of
+    ed25519. What each allows: docs/pooling.md, "Stored hashes"."""
     services: tuple[Name, ...] = ()
     """Services it may use; absent: all."""
     schema_name: Text | None = Field(default=None, alias="schema")
@@ -299,7 +307,7 @@ class User(Table):
     server_user: Text | None = None
     """The account on the servers; absent: the same name."""
     server_password: Secret | None = None
-    """Its password; absent: the same."""
+    """Its password; absent: the same (with password_hash: what clients have proved to know)."""
 
 
 class Server(Table):
@@ -410,6 +418,8 @@ class Service(Table):
     """Overrides keys of [timeouts]; `queue`, `idle` and `drain` matter here."""
     pool: Pool = Pool()
     """Overrides keys of [pool]."""
+    server_version: ServerVersion | None = None
+    """Pool mode: the version that clients are told; absent: the lowest of the servers' versions."""
     local_infile: StrictBool = False
     """Pool mode: let clients send files (LOAD DATA LOCAL INFILE). Only the file that the client's
     own statement names is asked for."""

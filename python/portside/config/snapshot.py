@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from portside.config import limits
 from portside.config.model import Config, Listen, Member, Server, Service, User, member_close
+from portside.config.secret import Secret
 
 WEIGHT_SCALE: Final = 100
 """The data plane counts weights in hundredths, so that a slow start has steps below 1."""
@@ -86,19 +87,22 @@ def build(
 
 
 def _user(user: User) -> dict[str, Any]:
-    # The one place where a user's password leaves its Secret: the data plane checks logins with it.
-    password = user.password.reveal()
-    server_password = user.server_password.reveal() if user.server_password else password
+    # The one place where an account's secrets leave their Secret: the data plane checks logins.
     return {
         "name": user.name,
-        "password": password,
+        "password": _revealed(user.password),
+        "password_hash": _revealed(user.password_hash),
         "services": list(user.services),
         "schema": user.schema_name,
         "from": [str(network) for network in user.from_networks],
         "max_connections": user.max_connections,
         "server_user": user.server_user or user.name,
-        "server_password": server_password,
+        "server_password": _revealed(user.server_password),
     }
+
+
+def _revealed(secret: Secret | None) -> str | None:
+    return None if secret is None else secret.reveal()
 
 
 def _pool(service: Service) -> dict[str, Any] | None:
@@ -162,6 +166,8 @@ def _service(
         "to_client": service.close.to_client,
         "paused": is_paused,
         "pool": _pool(service),
+        "server_version": service.server_version,
+        "rsa_key": _revealed(service.pool.rsa_key),
         "members": [
             _member(
                 service,

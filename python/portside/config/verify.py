@@ -2,9 +2,8 @@
 
 Pure but for five questions to the system, all about this machine as it is: does a user, a group
 or the log's folder exist, is an address on it, may we bind a port below 1024, and which ports does
-the kernel give to others. Each rule is one small generator; its findings name the path to blame
-and, in `needs`, the other paths it relied on, so that a key that is itself wrong does not cause a
-second, misleading message.
+the kernel give to others. Each rule is one small generator of findings; those of [[user]] are in
+`accounts`.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ import os
 import pwd
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
+from portside.config import accounts
 from portside.config.addresses import Address
+from portside.config.finding import Finding
 from portside.config.model import Check, Config, Server, Source
 from portside.config.port_space import kernel_range, overlap, reserved_ports, reserving
 from portside.config.positions import Path
@@ -28,18 +28,6 @@ from portside.config.positions import Path
 # The kernel's default; net.ipv4.ip_unprivileged_port_start overrides it.
 _FIRST_FREE_PORT: Final = 1024
 _CAP_NET_BIND_SERVICE: Final = 1 << 10
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing wrong or doubtful, before it has a place in a file."""
-
-    path: Path
-    message: str
-    value: str = ""
-    expected: str = ""
-    hint: str = ""
-    needs: tuple[Path, ...] = ()
 
 
 def mistakes(config: Config) -> Iterator[Finding]:
@@ -58,25 +46,6 @@ def _something_to_do(config: Config) -> Iterator[Finding]:
     for array, tables in (("server", config.servers), ("service", config.services)):
         if not tables:
             yield Finding((array,), f"there is no [[{array}]]", hint="one is enough to start with")
-
-
-def _pool_users(config: Config) -> Iterator[Finding]:
-    names = [service.name for service in config.services]
-    for index, user in enumerate(config.users):
-        for service in user.services:
-            if service not in names:
-                path: Path = ("user", index, "services")
-                yield Finding(path, f"there is no service {service}", _q(service))
-    for index, service_table in enumerate(config.services):
-        if service_table.mode == "pool" and not any(
-            not user.services or service_table.name in user.services for user in config.users
-        ):
-            yield Finding(
-                ("service", index, "mode"),
-                "nobody may log in: no [[user]] is for this service",
-                '"pool"',
-                hint="add a [[user]] with name and password",
-            )
 
 
 def _unique_names(config: Config) -> Iterator[Finding]:
@@ -503,7 +472,7 @@ def _q(value: object) -> str:
 
 _MISTAKES: Final = (
     _something_to_do,
-    _pool_users,
+    accounts.mistakes,
     _unique_names,
     _members,
     _listeners,
@@ -516,6 +485,7 @@ _MISTAKES: Final = (
     _log_file,
 )
 _DOUBTS: Final = (
+    accounts.doubts,
     _unsafe_writes,
     _aborting_checks,
     _no_new_sessions,

@@ -11,7 +11,6 @@ use std::collections::VecDeque;
 use portside_proto::command::{com, status};
 use portside_proto::handshake::offer::{put_command, put_query};
 use portside_proto::handshake::{Announce, ClientLogin, LoginError, Step, Transport};
-use portside_proto::login::Greeting;
 use portside_proto::reply::{Outcome, Reply, Shape};
 use portside_proto::single::{OneRow, ServerError, Single};
 use portside_proto::statement::{Prepared, Renumber};
@@ -19,7 +18,7 @@ use portside_proto::statement::{Prepared, Renumber};
 use self::preparing::Preparing;
 pub(super) use self::preparing::NEED_REPREPARE;
 use super::statements::OnServer;
-use super::{Class, Left, Settings, Want};
+use super::{Class, Left, Server, Settings, User, Want};
 use crate::sql::is_readable;
 
 /// What is asked of a server right after the login: what a reset must restore, what a reset would change, and
@@ -29,38 +28,13 @@ const FIRST_LOOK: &[u8] =
     @@wait_timeout, @@sql_mode, @@global.character_set_client, @@global.collation_connection, \
     @@global.character_set_results, @@global.init_connect";
 
-/// What a server says about itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server {
-    /// As its greeting has it, with MariaDB's prefix.
-    pub version: String,
-    /// MariaDB or MySQL.
-    pub is_mariadb: bool,
-    /// Capability flags, MariaDB's own in the upper half.
-    pub capabilities: u64,
-    /// Default collation's number.
-    pub collation: u8,
-    /// Default authentication plugin.
-    pub plugin: String,
-}
-
-impl From<&Greeting> for Server {
-    fn from(greeting: &Greeting) -> Self {
-        // MariaDB before 11 puts 5.5.5- in front, for replicas that compare versions.
-        let prefixed = greeting.is_mariadb && greeting.version.starts_with("10.");
-        Self {
-            version: if prefixed {
-                format!("5.5.5-{}", greeting.version)
-            } else {
-                greeting.version.clone()
-            },
-            is_mariadb: greeting.is_mariadb,
-            capabilities: greeting.all_capabilities(),
-            collation: greeting.collation,
-            plugin: greeting.plugin.clone(),
-        }
-    }
-}
+/// How servers know whose connections these are. Not the clients' own attributes: one connection serves many, and
+/// those of the first would be a lie for the others.
+const ATTRIBUTES: &[(&str, &str)] = &[
+    ("_client_name", "portside"),
+    ("_client_version", env!("CARGO_PKG_VERSION")),
+    ("program_name", "portside"),
+];
 
 /// Why a connection cannot be used for what it was wanted for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,18 +134,14 @@ pub struct Conn {
 
 impl Conn {
     /// A connection before the server's first byte. `seed`: random bytes for one RSA encryption.
-    pub fn new(
-        user: &str,
-        password: &str,
-        class: Class,
-        seed: [u8; 20],
-        transport: Transport,
-    ) -> Self {
-        let login = ClientLogin::new(user, password, None).announcing(Announce {
+    pub fn new(user: &User, class: Class, seed: [u8; 20], transport: Transport) -> Self {
+        let credential = user.credential();
+        let login = ClientLogin::new(&user.server_user, credential, None).announcing(Announce {
             capabilities: class.capabilities,
             collation: class.collation,
             seed,
             transport,
+            attributes: ATTRIBUTES,
         });
         Self {
             class,
@@ -304,7 +274,7 @@ impl Conn {
                 Event::Send(query)
             }
             Ok(None) => Event::Wait,
-            Err(error) => Event::Failed(failure(error)),
+            Err(error) => Event::Failed(failure(error, login.is_secure())),
         }
     }
 
@@ -329,7 +299,13 @@ impl Conn {
                 }
                 None => broken("its session variables cannot be read"),
             },
-            Ok(Some(Err(e))) => broken(&format!("ERR {}: {}", e.errno, e.message)),
+            // 1820: let in with an expired password, to change it and for nothing else.
+            Ok(Some(Err(e))) => Event::Failed(Failure::Denied(format!(
+                "ERR {}: {}{}",
+                e.errno,
+                e.message,
+                cure(e.errno, true)
+            ))),
             Err(e) => broken(&e.to_string()),
         }
     }
@@ -570,15 +546,33 @@ fn broken(text: &str) -> Event {
     Event::Failed(Failure::Broken(text.to_owned()))
 }
 
-fn failure(error: LoginError) -> Failure {
+fn failure(error: LoginError, is_secure: bool) -> Failure {
     match error {
         LoginError::Refused { errno, message } => Failure::Refused { errno, message },
         LoginError::Garbage(garbage) => Failure::Broken(garbage.to_string()),
         LoginError::Unexpected(_) => Failure::Broken(error.to_string()),
-        LoginError::Denied { .. }
-        | LoginError::Key(_)
+        LoginError::Denied { errno, .. } => {
+            Failure::Denied(format!("{error}{}", cure(errno, is_secure)))
+        }
+        LoginError::Key(_)
         | LoginError::NeedsSecureChannel
+        | LoginError::NeedsTls
+        | LoginError::NeedsPassword(_)
         | LoginError::NoTls
         | LoginError::UnknownPlugin(_) => Failure::Denied(error.to_string()),
+    }
+}
+
+/// What to do about a server's refusal, where its own text does not say. Source: errmsg-utf8.txt of MariaDB 10.11,
+/// messages_to_clients.txt of MySQL 9.7.
+fn cure(errno: u16, is_secure: bool) -> &'static str {
+    match errno {
+        1045 if !is_secure => {
+            " (if the account says REQUIRE SSL: it needs TLS towards this server)"
+        }
+        3159 => " (require_secure_transport: it needs TLS towards this server)",
+        1820 | 1862 => " (on the server: ALTER USER ... IDENTIFIED BY a new password)",
+        3118 | 4151 => " (on the server: ALTER USER ... ACCOUNT UNLOCK)",
+        _ => "",
     }
 }

@@ -15,7 +15,8 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use portside_proto::command::{capability, com, status, HEADER_LEN, MAX_PAYLOAD};
-use portside_proto::handshake::offer::{self, Offer, Plugin};
+use portside_proto::handshake::offer::{self, Offer};
+use portside_proto::handshake::Plugin;
 use portside_proto::parameters::query_text;
 use portside_proto::reply::{Outcome, Shape};
 
@@ -25,7 +26,8 @@ use self::login::Pending;
 use self::packets::{length, packet, Packet};
 pub use self::statements::Needs;
 use self::statements::Statements;
-use super::{offered, Channel, Class, Conn, Home, Left, Server, Settings, Want};
+use super::version::speaker;
+use super::{offered, Channel, Class, Conn, Home, Left, Server, Settings, User, Want};
 use crate::reason::{Cause, Pin};
 use crate::sql::{Kind, Pins, Verdict};
 
@@ -33,40 +35,28 @@ use crate::sql::{Kind, Pins, Verdict};
 /// its way.
 pub const LONG: usize = 1024 * 1024;
 
-/// An account that clients log in with.
-#[derive(PartialEq, Eq)]
-pub struct User {
-    /// Its name.
-    pub name: String,
-    /// Its password.
-    pub password: String,
-    /// The schema of clients that name none.
-    pub schema: Option<String>,
-    /// The account on the servers.
-    pub server_user: String,
-    /// Its password.
-    pub server_password: String,
-}
-
-/// Without passwords.
-impl std::fmt::Debug for User {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("User")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
-    }
-}
+/// Looks an account up.
+type Find<'a> = dyn Fn(&[u8]) -> Option<(Arc<User>, bool)> + 'a;
+/// Opens a sealed password.
+type Open<'a> = dyn Fn(&[u8], &[u8; 20]) -> Vec<u8> + 'a;
 
 /// What a step may ask of the engine.
 pub struct Context<'a> {
     /// The client's address, for texts.
     pub client: &'a dyn Display,
-    /// The account of this name, if this client may use it here.
-    pub find: &'a dyn Fn(&[u8]) -> Option<Arc<User>>,
-    /// Too many logins from there have failed.
-    pub is_limited: bool,
+    /// The account of this name; one that stands in for it, and true, if there is none that this client may use
+    /// here. None: the service has no accounts.
+    pub find: &'a Find<'a>,
+    /// Whether too many logins from there have failed.
+    pub is_limited: &'a dyn Fn() -> bool,
     /// Fresh random bytes for a scramble: no NUL, no `$`.
-    pub salt: &'a dyn Fn() -> [u8; 20],
+    pub nonce: &'a dyn Fn() -> [u8; 32],
+    /// The key for the passwords of clients whose channel can be read, in PEM.
+    pub public_key: Option<&'a str>,
+    /// Opens what was sealed with it, for this salt.
+    pub open: &'a Open<'a>,
+    /// Whether it is this session's turn to make the worker hash for milliseconds.
+    pub may_hash: &'a dyn Fn() -> bool,
 }
 
 /// What the engine does next.
@@ -80,6 +70,10 @@ pub enum Step {
     StartTls,
     /// The login was refused: write, count, end.
     Denied(Vec<u8>),
+    /// A change of user was refused and the session goes on: write, count.
+    Refused(Vec<u8>),
+    /// Take a turn for a slow hash, and step again with the same bytes once [`Context::may_hash`].
+    Later,
     /// The password is right: call [`Session::admitted`] or [`Session::turned_away`].
     Admit,
     /// Bring a connection that [`Session::want`] describes, prepared, and step again.
@@ -108,6 +102,10 @@ enum Phase {
     Login,
     /// Awaits the answer to a switch of the authentication method.
     Switch(Plugin),
+    /// Awaits the password itself, or a request for the key.
+    Password {
+        has_asked: bool,
+    },
     /// The engine decides about the user's limit.
     Admission,
     /// A server must confirm the schema before the login is answered.
@@ -136,9 +134,16 @@ pub struct Session {
     has_tls: bool,
     thread_id: u32,
     offered: u64,
-    salt: [u8; 20],
+    /// What the login answers to; of the greeting, its first 20 bytes.
+    nonce: [u8; 32],
     /// The method that the greeting named.
     plugin: Plugin,
+    /// The greeting's family.
+    is_mariadb: bool,
+    /// Changes of user that failed in a row.
+    failed_changes: u8,
+    /// What its client calls itself (the attribute `program_name`).
+    program: Option<Box<str>>,
     /// Flags of its login.
     capabilities: u64,
     class: Class,
@@ -153,8 +158,6 @@ pub struct Session {
     statements: Statements,
     /// All servers of the service are alike, so that a statement of one can be prepared on another.
     moves: bool,
-    /// They are MariaDB.
-    is_mariadb: bool,
     /// Of the command at hand, until its reply is over.
     verdict: Option<Verdict>,
     /// A SET under way, to be remembered if it succeeds.
@@ -172,25 +175,29 @@ pub struct Session {
 
 impl Session {
     /// A client that has just come, and the greeting for it. `servers`: what is known about those of the
-    /// service; with none there is nothing to greet with.
+    /// service, in its order; with none there is nothing to greet with. `version`: in place of theirs.
     pub fn new(
         thread_id: u32,
-        salt: [u8; 20],
+        nonce: [u8; 32],
         servers: &[Arc<Server>],
         channel: Channel,
+        version: Option<&str>,
     ) -> Option<(Self, Vec<u8>)> {
-        let first = servers.first()?;
+        let speaker = speaker(servers)?;
         let common = servers
             .iter()
             .fold(u64::MAX, |all, server| all & server.capabilities);
         let offered = offered(common, channel);
-        let plugin = Plugin::from_name(first.plugin.as_bytes()).unwrap_or(Plugin::Native);
+        let plugin = match Plugin::from_name(speaker.plugin.as_bytes()) {
+            Some(Plugin::Sha2) => Plugin::Sha2,
+            _ => Plugin::Native,
+        };
         let greeting = offer::greeting(&Offer {
-            version: &first.version,
+            version: version.unwrap_or(&speaker.version),
             thread_id,
             capabilities: offered,
-            collation: first.collation,
-            salt: &salt,
+            collation: speaker.collation,
+            salt: nonce.first_chunk().unwrap_or(&[0; 20]),
             plugin,
         });
         let session = Self {
@@ -199,8 +206,11 @@ impl Session {
             has_tls: false,
             thread_id,
             offered,
-            salt,
+            nonce,
             plugin,
+            is_mariadb: speaker.is_mariadb,
+            failed_changes: 0,
+            program: None,
             capabilities: 0,
             class: Class::of_login(0, 0, 0),
             pending: None,
@@ -210,8 +220,9 @@ impl Session {
             pins: Pins::NONE,
             left: Left::Nothing,
             statements: Statements::default(),
-            moves: servers.iter().all(|server| server.version == first.version),
-            is_mariadb: first.is_mariadb,
+            moves: servers
+                .iter()
+                .all(|server| server.version == speaker.version),
             verdict: None,
             set: None,
             command: 0,
@@ -237,6 +248,11 @@ impl Session {
     /// Its account, once it has logged in.
     pub fn user(&self) -> Option<&Arc<User>> {
         self.user.as_ref()
+    }
+
+    /// What its client calls itself.
+    pub fn program(&self) -> Option<&str> {
+        self.program.as_deref()
     }
 
     /// The class of connections it can use.
@@ -304,7 +320,7 @@ impl Session {
     /// The account for connections: while logging in, the one that is being logged in.
     pub fn account(&self) -> Option<&Arc<User>> {
         match self.pending.as_ref() {
-            Some(pending) => pending.user.as_ref(),
+            Some(pending) => Some(&pending.user),
             None => self.user.as_ref(),
         }
     }
@@ -334,7 +350,7 @@ impl Session {
             Phase::Schema => (0, self.confirmed(conn.is_some())),
             Phase::Upload { left, continues } => self.upload(input, left, continues),
             Phase::File { left, continues } => self.file(input, left, continues),
-            Phase::Login | Phase::Switch(_) => match packet(input) {
+            Phase::Login | Phase::Switch(_) | Phase::Password { .. } => match packet(input) {
                 Packet::Incomplete(length) if length > offer::LOGIN_MAX => {
                     (0, self.malformed("a login packet of this length", 1))
                 }
@@ -342,9 +358,13 @@ impl Session {
                 Packet::Whole { sequence, payload } => {
                     let step = match self.phase {
                         Phase::Switch(plugin) => self.switched(plugin, sequence, payload, context),
+                        Phase::Password { has_asked } => {
+                            self.told(has_asked, sequence, payload, context)
+                        }
                         _ => self.login(sequence, payload, context),
                     };
-                    (HEADER_LEN + payload.len(), step)
+                    let taken = step != Step::Later;
+                    (if taken { HEADER_LEN + payload.len() } else { 0 }, step)
                 }
             },
             Phase::Command => self.command(input, conn, context),
@@ -383,7 +403,7 @@ impl Session {
         let whole = HEADER_LEN + payload.len();
         if is_whole {
             if let Some(step) = self.answer(command, argument, conn.as_deref(), context) {
-                let taken = !matches!(step, Step::Attach);
+                let taken = !matches!(step, Step::Attach | Step::Later);
                 return (if taken { whole } else { 0 }, step);
             }
         }

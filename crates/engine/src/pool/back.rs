@@ -89,13 +89,7 @@ impl Worker {
             generation: self.pool.generations,
             id: self.pool.serial,
             state: State::Connecting,
-            conn: Conn::new(
-                &user.server_user,
-                &user.server_password,
-                order.class,
-                random(),
-                transport,
-            ),
+            conn: Conn::new(user, order.class, random(), transport),
             source_ip: opened
                 .held
                 .as_ref()
@@ -454,6 +448,7 @@ impl Worker {
         let wanted_by = back.wanted_by.take();
         if back.is_scout {
             self.pool.scouts.retain(|name| *name != server.name);
+            server.state.pool.was_asked.store(true, Relaxed);
         }
         // Another port is worth a try at once, as another address is.
         let mut has_other = back.reset_was_lost;

@@ -287,6 +287,11 @@ impl Worker {
             // Nothing was offered.
             Step::StartTls => Next::Over(Cause::Internal),
             Step::Admit => self.admit_user(index, session, pooled),
+            Step::Later => return self.take_turn(index, session, pooled),
+            Step::Refused(bytes) => {
+                self.login_failed(session);
+                self.say(index, session, &bytes)
+            }
             Step::Denied(bytes) => {
                 self.login_failed(session);
                 self.last_words(session, &bytes, Cause::LoginDenied)

@@ -70,7 +70,7 @@ impl Worker {
         for member in &service.members {
             let at = (0..self.pool.shelf.len()).find(|at| {
                 self.pool.idle_at(*at).is_some_and(|back| {
-                    let same = back.conn.class() == class && is_same_account(&back.user, user);
+                    let same = back.conn.class() == class && back.user.shares_with(user);
                     back.server()
                         .is_some_and(|s| Arc::ptr_eq(&s.state, &member.server.state))
                         && !same
@@ -157,10 +157,6 @@ pub(super) struct Key<'a> {
     pub client: Option<std::net::SocketAddr>,
 }
 
-fn is_same_account(one: &User, other: &User) -> bool {
-    one.server_user == other.server_user && one.server_password == other.server_password
-}
-
 impl Key<'_> {
     fn fits(&self, back: &Back) -> bool {
         let same_server = back
@@ -172,7 +168,7 @@ impl Key<'_> {
         same_server
             && same_client
             && back.conn.class() == self.class
-            && is_same_account(&back.user, self.user)
+            && back.user.shares_with(self.user)
     }
 }
 

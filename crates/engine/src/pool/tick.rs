@@ -1,6 +1,6 @@
 //! What pool mode does by the clock: connections too old or too long idle, scouts for servers not known yet.
 
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::Arc;
 
 use portside_core::pool::Class;
@@ -90,13 +90,11 @@ impl Worker {
     }
 
     fn send_scout(&mut self, service: &Service, member: usize) {
-        // The first by name, so that it is the same after a reload.
-        let users = service.users.values();
-        let Some(account) = users.min_by(|a, b| a.user.name.cmp(&b.user.name)) else {
+        let Some(user) = service.users.scout() else {
             return;
         };
         let order = Order {
-            user: &account.user,
+            user,
             class: Class {
                 capabilities: 0,
                 collation: 45,
@@ -108,6 +106,8 @@ impl Worker {
         let name = service.members[member].server.name.clone();
         self.pool.scouts.push(name.clone());
         if self.open_back(service, member, &order).is_err() {
+            let pool = &service.members[member].server.state.pool;
+            pool.was_asked.store(true, Relaxed);
             self.pool.scouts.retain(|scout| *scout != name);
         }
     }

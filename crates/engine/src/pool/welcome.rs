@@ -9,9 +9,10 @@ use portside_core::pool::{Channel, Context, Session as Front, Step, Tls};
 use portside_core::reason::{Cause, Phase};
 use portside_proto::err::errno;
 
+use super::accounts::UserSlot;
 use super::client::Next;
-use super::{Pooled, UserSlot};
-use crate::plan::take_slot;
+use super::{Known, Pooled};
+use crate::plan::{take_slot, Member, Service};
 use crate::refusal::no_server_text;
 use crate::session::{Client, ServiceSlot, Session};
 use crate::worker::Worker;
@@ -54,11 +55,7 @@ impl Worker {
             Some(service) => Arc::clone(service),
             None => Arc::clone(&session.service),
         };
-        let known: Vec<_> = (service.members.iter())
-            .zip(&service.balance)
-            .filter(|(_, balance)| balance.eligible)
-            .filter_map(|(member, _)| member.server.state.pool.known.load_full())
-            .collect();
+        let known = self.known_servers(&service, session);
         let channel = Channel {
             // Not a client that a PROXY header calls local.
             is_secure: session.client == Client::Unix
@@ -66,17 +63,17 @@ impl Worker {
             tls: Tls::No,
             local_infile: service.pool.is_some_and(|pool| pool.local_infile),
         };
+        let version = service.server_version.as_deref();
         let id = self
             .shared
             .pool
             .next_id
             .fetch_add(1, Relaxed)
             .wrapping_add(1);
-        let Some((front, greeting)) = Front::new(id, salt(), &known, channel) else {
+        let Some((front, greeting)) = Front::new(id, nonce(), &known, channel, version) else {
             self.pool.tick_at = Some(self.now);
-            let limit = session.times.accepted + service.rules.connect_ms.max(3_000);
             let served = service.balance.iter().any(|m| m.eligible && m.weight() > 0);
-            if served && self.now < limit {
+            if served && self.now < wait_limit(&service, session) {
                 self.arm(index, session, self.now + LOOK_AGAIN_MS);
                 return Next::Wait;
             }
@@ -102,6 +99,44 @@ impl Worker {
         session.times.greeted = self.now;
         pooled.front = Some(front);
         self.say(index, session, &greeting)
+    }
+
+    /// What is known about the servers of a service, in its order; nothing while some have not been asked yet, so that
+    /// a greeting does not depend on who has answered first. Servers that are down for now count: they come back.
+    fn known_servers(&self, service: &Service, session: &Session) -> Vec<Arc<Known>> {
+        let mut members = service.members.iter().zip(&service.balance);
+        let is_asked = |member: &Member| {
+            let pool = &member.server.state.pool;
+            pool.was_asked.load(Relaxed) || pool.known.load().is_some()
+        };
+        let all_asked = members.all(|(member, balance)| !balance.eligible || is_asked(member));
+        let is_served = service.balance.iter().any(|balance| balance.eligible);
+        if !is_served || (!all_asked && self.now < wait_limit(service, session)) {
+            return Vec::new();
+        }
+        let members = service.members.iter();
+        members
+            .filter_map(|member| member.server.state.pool.known.load_full())
+            .collect()
+    }
+
+    /// A slow hash is to be made for this client, in its turn.
+    pub(super) fn take_turn(
+        &mut self,
+        index: usize,
+        session: &mut Session,
+        pooled: &mut Pooled,
+    ) -> Next {
+        let Some(at) = pooled.turn_at.or_else(|| self.pool.turns.take(self.now)) else {
+            let bytes = pooled.front.as_ref().map(Front::too_busy);
+            return self.last_words(session, &bytes.unwrap_or_default(), Cause::LoginDenied);
+        };
+        pooled.turn_at = Some(at);
+        if self.now >= at {
+            return Next::Took(0);
+        }
+        self.arm(index, session, at);
+        Next::Wait
     }
 
     pub(super) fn login_failed(&self, session: &Session) {
@@ -156,24 +191,29 @@ impl Worker {
         };
         let ip = session.client.ip();
         let shared = &self.shared.pool;
-        let find = |name: &[u8]| {
-            let account = session.service.users.get(name)?;
-            account.admits(ip).then(|| Arc::clone(&account.user))
+        let users = &session.service.users;
+        let is_limited = || {
+            shared.has_failed.load(Relaxed)
+                && ip.is_some_and(|ip| {
+                    let failed = shared.failed.lock().unwrap_or_else(PoisonError::into_inner);
+                    failed.is_limited(ip, self.now)
+                })
         };
-        let client = Address(ip);
-        let limited = shared.has_failed.load(Relaxed)
-            && !front.is_logged_in()
-            && ip.is_some_and(|ip| {
-                let failed = shared.failed.lock().unwrap_or_else(PoisonError::into_inner);
-                failed.is_limited(ip, self.now)
-            });
+        let turn_at = pooled.turn_at;
         let context = Context {
-            client: &client,
-            find: &find,
-            is_limited: limited,
-            salt: &salt,
+            client: &Address(ip),
+            find: &|name| users.find(name, ip),
+            is_limited: &is_limited,
+            nonce: &nonce,
+            public_key: users.public_key(),
+            open: &|sealed, salt| users.open(sealed, salt),
+            may_hash: &|| turn_at.is_some_and(|at| self.now >= at),
         };
-        front.step(input, pooled.back.as_mut().map(|b| &mut b.conn), &context)
+        let step = front.step(input, pooled.back.as_mut().map(|b| &mut b.conn), &context);
+        if step.1 != Step::Later {
+            pooled.turn_at = None;
+        }
+        step
     }
 }
 
@@ -189,33 +229,38 @@ impl std::fmt::Display for Address {
     }
 }
 
+/// How long a client waits for the first greetings of its service's servers.
+fn wait_limit(service: &Service, session: &Session) -> u64 {
+    session.times.accepted + service.rules.connect_ms.max(3_000)
+}
+
 /// A scramble: printable, so that clients may read it as a text.
-pub(super) fn salt() -> [u8; 20] {
+pub(super) fn nonce() -> [u8; 32] {
     let mut bytes = random();
     for byte in &mut bytes {
-        // 64 values that are neither NUL nor '$': 120 bits.
+        // 64 values that are neither NUL nor '$': 120 bits of the 20 bytes that most methods take.
         *byte = b'0' + (*byte & 63);
     }
     bytes
 }
 
 thread_local! {
-    /// The kernel's random bytes are asked for 32 times 20 at once: one system call per 32 logins.
+    /// The kernel's random bytes are asked for 640 at once: one system call per 20 logins.
     static RANDOM: RefCell<(usize, [u8; 640])> = const { RefCell::new((640, [0; 640])) };
 }
 
-/// Random bytes from the kernel.
-pub(super) fn random() -> [u8; 20] {
+/// Random bytes from the kernel, at most 640.
+pub(super) fn random<const N: usize>() -> [u8; N] {
     RANDOM.with_borrow_mut(|(at, bytes)| {
-        if *at + 20 > bytes.len() {
+        if *at + N > bytes.len() {
             // Without randomness no login is safe; getrandom(2) fails only before the system's first seed.
             assert!(getrandom::fill(bytes).is_ok(), "getrandom(2) failed");
             *at = 0;
         }
-        let mut out = [0; 20];
-        out.copy_from_slice(&bytes[*at..*at + 20]);
-        bytes[*at..*at + 20].fill(0);
-        *at += 20;
+        let mut out = [0; N];
+        out.copy_from_slice(&bytes[*at..*at + N]);
+        bytes[*at..*at + N].fill(0);
+        *at += N;
         out
     })
 }

@@ -115,7 +115,11 @@ impl Dialogue {
     pub fn new(script: &Script) -> Self {
         let schema = script.database.as_deref();
         Self {
-            login: Some(ClientLogin::new(&script.user, &script.password, schema)),
+            login: Some(ClientLogin::new(
+                &script.user,
+                script.password.as_str(),
+                schema,
+            )),
             answer: QueryAnswer::new(),
             kept: Vec::new(),
             is_silent: true,

@@ -1,13 +1,13 @@
 //! A client's login as a state machine.
 
+use super::offer::KEY_REQUEST;
+use super::plugin::Plugin;
+use super::scramble::scramble_native_once;
 use super::seal::rsa_oaep;
-use super::{scramble_native, scramble_sha2};
+use super::{ed25519, scramble_native, scramble_sha2, Credential};
 use crate::command::{capability, marker, MAX_PAYLOAD};
 use crate::login::{first_packet, Event, Garbage, Greeting, GREETING_MAX};
 use crate::wire::{packet, put_lenenc_bytes, Assembler, Reader};
-
-const NATIVE: &str = "mysql_native_password";
-const SHA2: &str = "caching_sha2_password";
 
 /// utf8mb4_general_ci: known to every version since 5.5.
 const DEFAULT_COLLATION: u8 = 45;
@@ -29,8 +29,6 @@ const PACKET_MAX: usize = 16 * 1024;
 const FAST_AUTH_OK: u8 = 3;
 /// The server wants the password itself, over a channel that nobody can read.
 const FULL_AUTH: u8 = 4;
-/// Asks the server for its RSA key.
-const KEY_REQUEST: u8 = 2;
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,11 +72,24 @@ pub enum LoginError {
          client, so that the server has it in its cache, or use mysql_native_password"
     )]
     NeedsSecureChannel,
+    /// `mysql_clear_password` over a channel that others can read.
+    #[error("mysql_clear_password sends the password itself: it needs TLS towards this server")]
+    NeedsTls,
+    /// A method that needs more of the password than is known.
+    #[error(
+        "{} needs the account's password, of which only a hash is known: set server_password, or give the account \
+         mysql_native_password on the server",
+        .0.name()
+    )]
+    NeedsPassword(Plugin),
     /// TLS is a must, and the greeting does not offer it.
     #[error("the server offers no TLS")]
     NoTls,
     /// A plugin that is not implemented.
-    #[error("the server wants the authentication plugin {0:?}; known are {NATIVE} and {SHA2}")]
+    #[error(
+        "the server wants the authentication plugin {0:?}; known are mysql_native_password, caching_sha2_password, \
+         client_ed25519 and, over TLS, mysql_clear_password"
+    )]
     UnknownPlugin(String),
     /// A packet that fits nowhere.
     #[error("unexpected packet while logging in: {0}")]
@@ -90,9 +101,14 @@ enum State {
     Greeting,
     /// TLS begins; the login is the first that goes inside.
     Tls,
-    Answer,
-    /// The RSA key was asked for; kept is the salt that hides the password in it.
-    Key([u8; 20]),
+    /// Whether the server has changed the method already: it may once.
+    Answer {
+        switched: bool,
+    },
+    /// The RSA key was asked for.
+    Key,
+    /// Nothing is left to be said: OK or ERR.
+    Verdict,
     Done,
 }
 
@@ -120,15 +136,17 @@ pub struct Announce {
     pub seed: [u8; 20],
     /// Which way.
     pub transport: Transport,
+    /// Connection attributes; where the server takes none they are left out.
+    pub attributes: &'static [(&'static str, &'static str)],
 }
 
 /// One login: [`Self::feed`] until [`Step::Done`].
 pub struct ClientLogin {
     user: String,
-    password: String,
+    credential: Credential,
     schema: Option<String>,
-    plugin: String,
-    salt: [u8; 20],
+    plugin: Plugin,
+    nonce: [u8; 32],
     announce: Option<Announce>,
     greeting: Option<Greeting>,
     assembler: Assembler,
@@ -150,13 +168,13 @@ impl std::fmt::Debug for ClientLogin {
 
 impl ClientLogin {
     /// A login before the server's first byte. No TLS, no compression.
-    pub fn new(user: &str, password: &str, schema: Option<&str>) -> Self {
+    pub fn new(user: &str, credential: impl Into<Credential>, schema: Option<&str>) -> Self {
         Self {
             user: user.to_owned(),
-            password: password.to_owned(),
+            credential: credential.into(),
             schema: schema.map(str::to_owned),
-            plugin: String::new(),
-            salt: [0; 20],
+            plugin: Plugin::Native,
+            nonce: [0; 32],
             announce: None,
             greeting: None,
             assembler: Assembler::default(),
@@ -192,7 +210,7 @@ impl ClientLogin {
                     }
                 }
                 State::Tls => Some(self.log_in(2)?),
-                State::Answer | State::Key(_) => {
+                State::Answer { .. } | State::Key | State::Verdict => {
                     let take = |sequence, payload: &[u8]| (sequence, payload.to_vec());
                     match self.assembler.next(bytes, PACKET_MAX, take) {
                         Ok(None) => return Ok(None),
@@ -219,13 +237,13 @@ impl ClientLogin {
             }
         };
         // A default that we lack: answer with the oldest; the server switches to what the account has.
-        let plugin = if greeting.plugin == SHA2 {
-            SHA2
-        } else {
-            NATIVE
+        self.plugin = match Plugin::from_name(greeting.plugin.as_bytes()) {
+            Some(Plugin::Sha2) if self.password().is_some() => Plugin::Sha2,
+            _ => Plugin::Native,
         };
-        plugin.clone_into(&mut self.plugin);
-        self.salt = greeting.salt;
+        for (to, from) in self.nonce.iter_mut().zip(greeting.salt) {
+            *to = from;
+        }
         let is_offered = greeting.capabilities & capability::SSL != 0;
         self.greeting = Some(greeting);
         match self.announce.as_ref().map(|a| a.transport) {
@@ -244,7 +262,7 @@ impl ClientLogin {
 
     fn log_in(&mut self, sequence: u8) -> Result<Step, LoginError> {
         let login = self.login()?;
-        self.state = State::Answer;
+        self.state = State::Answer { switched: false };
         Ok(Step::Send(packet(sequence, &login)))
     }
 
@@ -256,6 +274,9 @@ impl ClientLogin {
         if let Some(announce) = self.announce.as_ref() {
             // Without MULTI_RESULTS, if that is what is asked for.
             flags = flags & !u64::from(capability::MULTI_RESULTS) | announce.capabilities;
+            if !announce.attributes.is_empty() {
+                flags |= u64::from(capability::CONNECT_ATTRS);
+            }
             if matches!(announce.transport, Transport::Tls | Transport::TlsIfOffered) {
                 flags |= u64::from(capability::SSL);
             }
@@ -289,33 +310,64 @@ impl ClientLogin {
         payload.extend_from_slice(self.user.as_bytes());
         payload.push(0);
         // At most 32 bytes, so the one-byte and the length-encoded length look the same.
-        put_lenenc_bytes(&mut payload, &self.scramble(&self.salt)?);
+        put_lenenc_bytes(&mut payload, &self.answer()?);
         if flags & capability::CONNECT_WITH_DB != 0 {
             payload.extend_from_slice(self.schema.as_deref().unwrap_or_default().as_bytes());
             payload.push(0);
         }
         if flags & capability::PLUGIN_AUTH != 0 {
-            payload.extend_from_slice(self.plugin.as_bytes());
+            payload.extend_from_slice(self.plugin.name().as_bytes());
             payload.push(0);
+        }
+        if flags & capability::CONNECT_ATTRS != 0 {
+            let mut pairs = Vec::with_capacity(128);
+            let attributes = self.announce.as_ref().map_or(&[][..], |a| a.attributes);
+            for text in attributes.iter().flat_map(|(name, value)| [name, value]) {
+                put_lenenc_bytes(&mut pairs, text.as_bytes());
+            }
+            put_lenenc_bytes(&mut payload, &pairs);
         }
         Ok(payload)
     }
 
-    fn scramble(&self, salt: &[u8; 20]) -> Result<Vec<u8>, LoginError> {
-        match self.plugin.as_str() {
-            NATIVE => Ok(scramble_native(self.password.as_bytes(), salt)),
-            SHA2 => Ok(scramble_sha2(self.password.as_bytes(), salt)),
-            other => Err(LoginError::UnknownPlugin(other.to_owned())),
+    /// Whether nobody else can read what is sent.
+    pub fn is_secure(&self) -> bool {
+        self.is_secure
+    }
+
+    fn password(&self) -> Option<&[u8]> {
+        match &self.credential {
+            Credential::Password(password) => Some(password),
+            Credential::Sha1(_) | Credential::Unknown => None,
+        }
+    }
+
+    /// What the method in force is answered with.
+    fn answer(&self) -> Result<Vec<u8>, LoginError> {
+        let salt = self.nonce.first_chunk().unwrap_or(&[0; 20]);
+        match (self.plugin, &self.credential) {
+            (Plugin::Native, Credential::Password(password)) => Ok(scramble_native(password, salt)),
+            (Plugin::Native, Credential::Sha1(once)) => Ok(scramble_native_once(once, salt)),
+            // The server says no, in its own words.
+            (Plugin::Native, Credential::Unknown) => Ok(Vec::new()),
+            (Plugin::Sha2, Credential::Password(password)) => Ok(scramble_sha2(password, salt)),
+            (Plugin::Ed25519, Credential::Password(password)) => {
+                Ok(ed25519::sign(password, &self.nonce).to_vec())
+            }
+            (Plugin::Clear, Credential::Password(_)) if !self.is_secure => {
+                Err(LoginError::NeedsTls)
+            }
+            (Plugin::Clear, Credential::Password(password)) => Ok(with_nul(password)),
+            (plugin, Credential::Sha1(_) | Credential::Unknown) => {
+                Err(LoginError::NeedsPassword(plugin))
+            }
         }
     }
 
     fn answered(&mut self, sequence: u8, payload: &[u8]) -> Result<Option<Step>, LoginError> {
         let mut reader = Reader(payload);
         match reader.u8() {
-            Some(marker::AUTH_MORE_DATA) if matches!(self.state, State::Key(_)) => {
-                self.encrypted(sequence, reader.0).map(Some)
-            }
-            Some(marker::OK) => {
+            Some(marker::OK) if !matches!(self.state, State::Key) => {
                 self.state = State::Done;
                 Ok(Some(Step::Done))
             }
@@ -329,51 +381,85 @@ impl ClientLogin {
                     message: String::from_utf8_lossy(reader.0).into_owned(),
                 })
             }
-            Some(marker::EOF) => {
-                if reader.0.is_empty() {
-                    return Err(LoginError::UnknownPlugin("mysql_old_password".to_owned()));
-                }
-                self.plugin = String::from_utf8_lossy(reader.until_nul()).into_owned();
-                let salt = reader.array().unwrap_or_default();
-                self.salt = salt;
-                let answer = self.scramble(&salt)?;
-                Ok(Some(Step::Send(packet(sequence.wrapping_add(1), &answer))))
-            }
-            Some(marker::AUTH_MORE_DATA) => match (self.plugin.as_str(), reader.u8()) {
-                (SHA2, Some(FAST_AUTH_OK)) => Ok(None),
-                (SHA2, Some(FULL_AUTH)) if self.is_secure => {
-                    let mut password = self.password.clone().into_bytes();
-                    password.push(0);
-                    let sequence = sequence.wrapping_add(1);
-                    Ok(Some(Step::Send(packet(sequence, &password))))
-                }
-                (SHA2, Some(FULL_AUTH)) if self.announce.is_some() => {
-                    self.state = State::Key(self.salt);
-                    let sequence = sequence.wrapping_add(1);
-                    Ok(Some(Step::Send(packet(sequence, &[KEY_REQUEST]))))
-                }
-                (SHA2, Some(FULL_AUTH)) => Err(LoginError::NeedsSecureChannel),
-                _ => Err(LoginError::Unexpected("more data that was not asked for")),
-            },
+            Some(marker::EOF) => self.switched(sequence, reader),
+            Some(marker::AUTH_MORE_DATA) => self.more_data(sequence, reader.0),
             _ => Err(LoginError::Unexpected(
                 "neither OK, ERR, switch nor more data",
             )),
         }
     }
 
+    /// The account's method is another one than the greeting's. Once, as in MySQL's own clients: a server that goes
+    /// on is collecting answers.
+    fn switched(
+        &mut self,
+        sequence: u8,
+        mut reader: Reader<'_>,
+    ) -> Result<Option<Step>, LoginError> {
+        if reader.0.is_empty() {
+            return Err(LoginError::UnknownPlugin("mysql_old_password".to_owned()));
+        }
+        if self.state != (State::Answer { switched: false }) {
+            return Err(LoginError::Unexpected("a second switch of the method"));
+        }
+        let name = reader.until_nul();
+        let Some(plugin) = Plugin::from_name(name) else {
+            let name = String::from_utf8_lossy(name).into_owned();
+            return Err(LoginError::UnknownPlugin(name));
+        };
+        self.plugin = plugin;
+        self.nonce = [0; 32];
+        // Two methods end it with a NUL, which is not taken in.
+        for (to, from) in self.nonce.iter_mut().zip(reader.0) {
+            *to = *from;
+        }
+        if plugin == Plugin::Ed25519 && reader.0.len() != 32 {
+            return Err(LoginError::Unexpected("a scramble of another length"));
+        }
+        self.state = State::Answer { switched: true };
+        let answer = self.answer()?;
+        Ok(Some(Step::Send(packet(sequence.wrapping_add(1), &answer))))
+    }
+
+    fn more_data(&mut self, sequence: u8, data: &[u8]) -> Result<Option<Step>, LoginError> {
+        let next = sequence.wrapping_add(1);
+        match (&self.state, self.plugin, data) {
+            (State::Key, _, pem) => self.encrypted(next, pem).map(Some),
+            (State::Answer { .. }, Plugin::Sha2, [FAST_AUTH_OK]) => {
+                self.state = State::Verdict;
+                Ok(None)
+            }
+            (State::Answer { .. }, Plugin::Sha2, [FULL_AUTH]) if self.is_secure => {
+                self.state = State::Verdict;
+                let password = with_nul(self.password().unwrap_or_default());
+                Ok(Some(Step::Send(packet(next, &password))))
+            }
+            (State::Answer { .. }, Plugin::Sha2, [FULL_AUTH]) if self.announce.is_some() => {
+                self.state = State::Key;
+                Ok(Some(Step::Send(packet(next, &[KEY_REQUEST]))))
+            }
+            (State::Answer { .. }, Plugin::Sha2, [FULL_AUTH]) => {
+                Err(LoginError::NeedsSecureChannel)
+            }
+            _ => Err(LoginError::Unexpected("more data that was not asked for")),
+        }
+    }
+
     /// The password under the server's key: NUL-terminated, XOR the salt, OAEP with SHA-1. Source: MySQL
     /// `sql-common/client_authentication.cc`, `caching_sha2_password_auth_client`.
     fn encrypted(&mut self, sequence: u8, pem: &[u8]) -> Result<Step, LoginError> {
-        let State::Key(salt) = self.state else {
-            return Err(LoginError::Unexpected("a key that was not asked for"));
-        };
         let seed = self.announce.as_ref().map_or([0; 20], |a| a.seed);
-        let hidden = (self.password.as_bytes().iter().chain(&[0]))
-            .zip(salt.iter().cycle())
+        let hidden = with_nul(self.password().unwrap_or_default())
+            .iter()
+            .zip(self.nonce.iter().take(20).cycle())
             .map(|(byte, mask)| byte ^ mask)
             .collect::<Vec<u8>>();
         let sealed = rsa_oaep(pem, &hidden, seed).map_err(LoginError::Key)?;
-        self.state = State::Answer;
-        Ok(Step::Send(packet(sequence.wrapping_add(1), &sealed)))
+        self.state = State::Verdict;
+        Ok(Step::Send(packet(sequence, &sealed)))
     }
+}
+
+fn with_nul(password: &[u8]) -> Vec<u8> {
+    [password, &[0]].concat()
 }

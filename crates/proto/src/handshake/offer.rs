@@ -1,11 +1,9 @@
 //! The server's part of a login, for Portside itself (pool mode): greeting, the client's answer, the switch.
 //!
-//! It checks no password by itself: [`proves`] says whether an answer fits one. What it must not know: users,
-//! where random bytes come from, what a login is allowed to do.
+//! It checks no password: that is [`super::Secret`]. What it must not know: users, where random bytes come from,
+//! what a login is allowed to do.
 
-use subtle::ConstantTimeEq;
-
-use super::{scramble_native, scramble_sha2};
+use super::Plugin;
 use crate::command::{capability, com, extended, marker, status};
 use crate::wire::{packet, put_lenenc, Reader};
 
@@ -13,31 +11,8 @@ use crate::wire::{packet, put_lenenc, Reader};
 /// (`sql/auth/sql_authentication.cc`).
 pub const LOGIN_MAX: usize = 70 * 1024;
 
-/// An authentication method that Portside offers to clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plugin {
-    /// `mysql_native_password`
-    Native,
-    /// `caching_sha2_password`
-    Sha2,
-}
-
-impl Plugin {
-    /// The name on the wire.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Native => "mysql_native_password",
-            Self::Sha2 => "caching_sha2_password",
-        }
-    }
-
-    /// The method of that name.
-    pub fn from_name(name: &[u8]) -> Option<Self> {
-        [Self::Native, Self::Sha2]
-            .into_iter()
-            .find(|plugin| plugin.name().as_bytes() == name)
-    }
-}
+/// What a client sends to ask for the key.
+pub const KEY_REQUEST: u8 = 2;
 
 /// What a greeting says.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +69,8 @@ pub struct Login<'a> {
     pub schema: Option<&'a [u8]>,
     /// Method that made `answer`.
     pub plugin: &'a [u8],
+    /// The attribute `program_name`; empty without one.
+    pub program: &'a [u8],
 }
 
 /// Payload bytes of a login packet in front of the user's name.
@@ -149,6 +126,7 @@ impl<'a> Login<'a> {
             answer,
             schema: schema.filter(|name| !name.is_empty()),
             plugin,
+            program: program(reader, capabilities.into()),
         })
     }
 
@@ -173,18 +151,49 @@ impl<'a> Login<'a> {
             answer,
             schema: (!schema.is_empty()).then_some(schema),
             plugin,
+            program: program(reader, capabilities),
         })
     }
 }
 
-/// Asks the client to answer with another method.
-pub fn switch(sequence: u8, plugin: Plugin, salt: &[u8; 20]) -> Vec<u8> {
-    let mut payload = Vec::with_capacity(48);
+/// The value of `program_name` among the attributes that end a login. Attributes that cannot be read are none: they
+/// are no reason to refuse a client.
+fn program(mut reader: Reader<'_>, capabilities: u64) -> &[u8] {
+    let mut found = || {
+        let length = reader.lenenc()?;
+        let mut pairs = Reader(reader.take(usize::try_from(length).ok()?)?);
+        let mut text = || {
+            let length = pairs.lenenc()?;
+            pairs.take(usize::try_from(length).ok()?)
+        };
+        loop {
+            let (name, value) = (text()?, text()?);
+            if name == b"program_name" {
+                return Some(value);
+            }
+        }
+    };
+    if capabilities & u64::from(capability::CONNECT_ATTRS) == 0 {
+        return &[];
+    }
+    found().unwrap_or_default()
+}
+
+/// Asks the client to answer with another method. Of the nonce each method takes what it knows: two of them a text
+/// of 20 bytes, `client_ed25519` all of it, and the password itself needs none.
+pub fn switch(sequence: u8, plugin: Plugin, nonce: &[u8; 32]) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(64);
     payload.push(marker::EOF);
     payload.extend_from_slice(plugin.name().as_bytes());
     payload.push(0);
-    payload.extend_from_slice(salt);
-    payload.push(0);
+    match plugin {
+        Plugin::Native | Plugin::Sha2 => {
+            payload.extend(nonce.iter().take(20));
+            payload.push(0);
+        }
+        Plugin::Ed25519 => payload.extend_from_slice(nonce),
+        Plugin::Clear => {}
+    }
     packet(sequence, &payload)
 }
 
@@ -193,15 +202,17 @@ pub fn fast_auth_ok(sequence: u8) -> Vec<u8> {
     packet(sequence, &[marker::AUTH_MORE_DATA, 3])
 }
 
-/// Whether `answer` was made from `password`. Takes the same time whatever differs (given equal lengths).
-pub fn proves(plugin: Plugin, password: &[u8], salt: &[u8; 20], answer: &[u8]) -> bool {
-    let expected = match plugin {
-        Plugin::Native => scramble_native(password, salt),
-        Plugin::Sha2 => scramble_sha2(password, salt),
-    };
-    // An empty password is answered with nothing, by sha2 also with one NUL.
-    let answer = if answer == [0] { &[][..] } else { answer };
-    expected.ct_eq(answer).into()
+/// `caching_sha2_password`: only a slow hash is known, so the password itself is needed.
+pub fn full_auth(sequence: u8) -> Vec<u8> {
+    packet(sequence, &[marker::AUTH_MORE_DATA, 4])
+}
+
+/// The key that a client has asked for.
+pub fn public_key(sequence: u8, pem: &str) -> Vec<u8> {
+    packet(
+        sequence,
+        &[&[marker::AUTH_MORE_DATA], pem.as_bytes()].concat(),
+    )
 }
 
 /// An OK with nothing to tell but these flags. `tracks`: the client asked for session tracking.
@@ -290,20 +301,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_proves_one_password_only() {
-        let salt = b"abcdefghijklmnopqrst";
-        for plugin in [Plugin::Native, Plugin::Sha2] {
-            let answer = match plugin {
-                Plugin::Native => scramble_native(b"right", salt),
-                Plugin::Sha2 => scramble_sha2(b"right", salt),
-            };
-            assert!(proves(plugin, b"right", salt, &answer));
-            assert!(!proves(plugin, b"wrong", salt, &answer));
-            assert!(!proves(plugin, b"right", b"ABCDEFGHIJKLMNOPQRST", &answer));
-            assert!(!proves(plugin, b"right", salt, b""));
-            assert!(!proves(plugin, b"", salt, &answer));
-            assert!(proves(plugin, b"", salt, b""));
+    fn each_method_gets_its_own_scramble() {
+        let nonce = b"abcdefghijklmnopqrstuvwxyz012345";
+        for (plugin, data) in [
+            (
+                Plugin::Native,
+                &b"mysql_native_password\0abcdefghijklmnopqrst\0"[..],
+            ),
+            (
+                Plugin::Sha2,
+                b"caching_sha2_password\0abcdefghijklmnopqrst\0",
+            ),
+            (
+                Plugin::Ed25519,
+                b"client_ed25519\0abcdefghijklmnopqrstuvwxyz012345",
+            ),
+            (Plugin::Clear, b"mysql_clear_password\0"),
+        ] {
+            assert_eq!(switch(2, plugin, nonce)[5..], *data);
+            assert_eq!(Plugin::from_name(plugin.name().as_bytes()), Some(plugin));
         }
+        assert_eq!(Plugin::from_name(b"sha256_password"), None);
     }
 
     #[test]

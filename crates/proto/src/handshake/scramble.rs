@@ -9,7 +9,11 @@ pub fn scramble_native(password: &[u8], salt: &[u8; 20]) -> Vec<u8> {
     if password.is_empty() {
         return Vec::new();
     }
-    let once = Sha1::digest(password);
+    scramble_native_once(&Sha1::digest(password).into(), salt)
+}
+
+/// The same from SHA1(password), which is all that a client of this method needs.
+pub(super) fn scramble_native_once(once: &[u8; 20], salt: &[u8; 20]) -> Vec<u8> {
     let twice = Sha1::digest(once);
     let mask = Sha1::new()
         .chain_update(salt)

@@ -72,9 +72,12 @@ fn every_failure_has_its_sentence() {
         ),
         (packet(2, b"\xfe"), "mysql_old_password"),
         (
-            packet(2, b"\xfeclient_ed25519\0aaaa\0"),
-            "\"client_ed25519\"; known are mysql_native_password",
+            packet(2, b"\xfesha256_password\0aaaaaaaaaaaaaaaaaaaa\0"),
+            "\"sha256_password\"; known are mysql_native_password, caching_sha2_password, client_ed25519",
         ),
+        (packet(2, b"\xfeclient_ed25519\0aaaa\0"), "a scramble of another length"),
+        (packet(2, b"\xfemysql_clear_password\0"), "needs TLS towards this server"),
+        (packet(2, b"\x01\x03"), "more data that was not asked for"),
         (packet(2, b"\x01\x04"), "more data that was not asked for"),
         (packet(2, b"\x07"), "neither OK, ERR"),
         (vec![0, 0, 1, 2], "longer than 16 KiB"),
@@ -118,6 +121,7 @@ fn announcing(transport: Transport) -> ClientLogin {
         collation: 45,
         seed: [0; 20],
         transport,
+        attributes: &[],
     })
 }
 
@@ -182,6 +186,154 @@ fn a_password_goes_as_it_is_only_where_nobody_can_read_it() {
     );
 }
 
+fn knowing(credential: impl Into<Credential>, is_secure: bool) -> ClientLogin {
+    ClientLogin::new("app", credential, None).announcing(Announce {
+        capabilities: 0,
+        collation: 45,
+        seed: [1; 20],
+        transport: if is_secure {
+            Transport::Secure
+        } else {
+            Transport::Plain
+        },
+        attributes: &[("program_name", "portside"), ("_os", "Linux")],
+    })
+}
+
+/// What is sent in answer to a switch to this method.
+fn switched(login: &mut ClientLogin, plugin: Plugin) -> Result<Option<Step>, LoginError> {
+    sent(login, &server::greeting_packet(7, "x", &SALT));
+    login.feed(&mut &offer::switch(2, plugin, b"abcdefghijklmnopqrstuvwxyz012345")[..])
+}
+
+#[test]
+fn every_method_is_answered_with_what_is_known() {
+    let nonce = b"abcdefghijklmnopqrstuvwxyz012345";
+    let once: [u8; 20] = Secret::password("pw")
+        .proves_native(&SALT, &scramble_native(b"pw", &SALT))
+        .unwrap();
+    let native = scramble_native(b"pw", &SALT);
+    for (credential, is_secure, plugin, answer) in [
+        (
+            Credential::from("pw"),
+            false,
+            Plugin::Native,
+            Ok(native.clone()),
+        ),
+        (Credential::Sha1(once), false, Plugin::Native, Ok(native)),
+        (Credential::Unknown, false, Plugin::Native, Ok(vec![])),
+        (
+            "pw".into(),
+            false,
+            Plugin::Sha2,
+            Ok(scramble_sha2(b"pw", &SALT)),
+        ),
+        (
+            "pw".into(),
+            false,
+            Plugin::Ed25519,
+            Ok(ed25519::sign(b"pw", nonce).to_vec()),
+        ),
+        ("pw".into(), false, Plugin::Clear, Err(LoginError::NeedsTls)),
+        ("pw".into(), true, Plugin::Clear, Ok(b"pw\0".to_vec())),
+        (
+            Credential::Sha1(once),
+            true,
+            Plugin::Clear,
+            Err(LoginError::NeedsPassword(Plugin::Clear)),
+        ),
+        (
+            Credential::Sha1(once),
+            true,
+            Plugin::Sha2,
+            Err(LoginError::NeedsPassword(Plugin::Sha2)),
+        ),
+        (
+            Credential::Unknown,
+            true,
+            Plugin::Ed25519,
+            Err(LoginError::NeedsPassword(Plugin::Ed25519)),
+        ),
+    ] {
+        let mut login = knowing(credential, is_secure);
+        let step = switched(&mut login, plugin);
+        assert_eq!(
+            step,
+            answer.map(|bytes| Some(Step::Send(packet(3, &bytes))))
+        );
+        assert!(!format!("{login:?}").contains("pw"));
+    }
+    let text = LoginError::NeedsPassword(Plugin::Ed25519).to_string();
+    assert!(
+        text.starts_with("client_ed25519 needs the account's password")
+            && text.contains("server_password")
+    );
+}
+
+#[test]
+fn a_full_exchange_sends_the_password_only_over_a_channel_that_hides_it() {
+    let mut login = knowing("pw", true);
+    switched(&mut login, Plugin::Sha2).unwrap();
+    assert_eq!(sent(&mut login, &packet(4, &[1, 4])), packet(5, b"pw\0"));
+    assert!(login.feed(&mut &packet(6, &[1, 4])[..]).is_err());
+    let mut login = knowing("pw", false);
+    switched(&mut login, Plugin::Sha2).unwrap();
+    assert_eq!(sent(&mut login, &packet(4, &[1, 4])), packet(5, &[2]));
+    // An OK in place of the key, and no key at all.
+    assert!(login.feed(&mut &server::ok_packet(6)[..]).is_err());
+    let error = login.feed(&mut &packet(6, b"\x01no key")[..]).unwrap_err();
+    assert!(error
+        .to_string()
+        .contains("the server's public key cannot be used"));
+}
+
+#[test]
+fn a_server_that_changes_its_mind_again_gets_no_second_answer() {
+    let mut login = knowing("pw", true);
+    switched(&mut login, Plugin::Native).unwrap();
+    let again = offer::switch(4, Plugin::Clear, &[b'a'; 32]);
+    let error = login.feed(&mut &again[..]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "unexpected packet while logging in: a second switch of the method"
+    );
+    // Not behind the fast exchange's yes either; an ERR there is the server's word.
+    for (packet, text) in [
+        (
+            offer::switch(5, Plugin::Native, &[b'a'; 32]),
+            "a second switch",
+        ),
+        (packet(5, &[1, 3]), "not asked for"),
+        (
+            crate::single::err(5, 1045, *b"28000", "no"),
+            "refused the login: ERR 1045: no",
+        ),
+    ] {
+        let mut login = knowing("pw", false);
+        switched(&mut login, Plugin::Sha2).unwrap();
+        assert_eq!(
+            login.feed(&mut &crate::wire::packet(4, &[1, 3])[..]),
+            Ok(None)
+        );
+        let error = login.feed(&mut &packet[..]).unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+    }
+}
+
+#[test]
+fn attributes_are_sent_and_read() {
+    let mut login = knowing("pw", false);
+    let bytes = sent(&mut login, &server::greeting_packet(7, "x", &SALT));
+    let read = offer::Login::parse(&bytes[4..]).unwrap();
+    assert_eq!((read.program, read.user), (&b"portside"[..], &b"app"[..]));
+    assert!(bytes.ends_with(b"\x03_os\x05Linux"));
+    for cut in 5..bytes.len() {
+        if let Some(read) = offer::Login::parse(&bytes[4..cut]) {
+            assert!(read.program.is_empty() || read.program == b"portside");
+        }
+    }
+}
+
 #[test]
 fn answers_of_every_kind() {
     let more = [
@@ -225,6 +377,17 @@ fn answers_of_every_kind() {
 }
 
 proptest! {
+    #[test]
+    fn no_server_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), is_secure: bool) {
+        for plugin in Plugin::ALL {
+            let mut login = knowing("pw", is_secure);
+            if switched(&mut login, plugin).is_ok() {
+                let _ = login.feed(&mut &packet(4, &bytes)[..]);
+                let _ = login.feed(&mut &bytes[..]);
+            }
+        }
+    }
+
     #[test]
     fn any_split_gives_the_same_steps(cuts in prop::collection::vec(1usize..60, 1..12)) {
         let all = [

@@ -2,7 +2,7 @@
 
 use portside_proto::command::com;
 use portside_proto::err::errno;
-use portside_proto::handshake::offer::{self, Login};
+use portside_proto::handshake::offer;
 use portside_proto::single::err;
 
 use super::{Conn, Context, Session, Step};
@@ -34,13 +34,7 @@ impl Session {
                 }
             }
             com::RESET_CONNECTION => return self.reset(conn),
-            com::CHANGE_USER => {
-                let Some(login) = Login::parse_change(argument, self.capabilities) else {
-                    return Some(self.malformed("a malformed change of user", 1));
-                };
-                self.commands += 1;
-                self.prove(&login, 1, context)
-            }
+            com::CHANGE_USER => self.change_user(argument, context),
             com::BINLOG_DUMP | com::BINLOG_DUMP_GTID | com::REGISTER_SLAVE => {
                 let text = "portside: replicas connect to the server itself, not through a pool";
                 Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text))

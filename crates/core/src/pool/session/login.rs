@@ -1,28 +1,61 @@
 //! A client's login, and its change of user: who may come in.
 //!
-//! The engine decides about limits and brings a connection to confirm a schema; the rest is decided here.
+//! An account's secret decides the method, as on a server; where the password itself is known the client chooses.
+//! An unknown user is checked against another account, and refused whatever comes of it: every packet, its text
+//! and its time are those of a wrong password. The engine decides about limits and brings a connection to confirm
+//! a schema; the rest is decided here.
 
 use std::sync::Arc;
 
-use portside_proto::command::{capability, status};
+use portside_proto::command::{capability, com, status};
 use portside_proto::err::errno;
-use portside_proto::handshake::offer::{self, Login, Plugin};
+use portside_proto::handshake::offer::{self, Login};
+use portside_proto::handshake::{proves_sha2, Plugin, Secret};
 use portside_proto::single::err;
 
+use super::answering::unknown;
 use super::{Class, Context, Phase, Session, Step, User};
 use crate::pool::Tls;
 use crate::reason::Cause;
 use crate::sql::Pins;
 
+/// Characters of a client's `program_name` that are kept.
+const PROGRAM_MAX: usize = 64;
+/// MariaDB takes no more changes of user after as many failures (`sql/sql_parse.cc`, `failed_com_change_user`).
+const FAILED_CHANGES_MAX: u8 = 3;
+
 /// What is only needed while logging in.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pending {
-    pub(super) name: Vec<u8>,
-    pub(super) user: Option<Arc<User>>,
+    pub(super) name: Box<[u8]>,
+    /// The account, or the one that stands in for an unknown one.
+    pub(super) user: Arc<User>,
+    /// Nobody of this name may come in from here.
+    pub(super) is_unknown: bool,
     pub(super) schema: Option<Box<[u8]>>,
     pub(super) collation: u8,
     /// Of the packet to send next.
     pub(super) sequence: u8,
+}
+
+/// What is thought of an answer.
+enum Proof {
+    Right,
+    Wrong,
+    /// The fast exchange needs the password, and only a slow hash is known.
+    NeedsPassword,
+    /// It is not this session's turn for a slow hash.
+    Later,
+}
+
+impl From<bool> for Proof {
+    fn from(is_right: bool) -> Self {
+        if is_right {
+            Self::Right
+        } else {
+            Self::Wrong
+        }
+    }
 }
 
 impl Session {
@@ -52,33 +85,64 @@ impl Session {
         self.prove(&login, next, context)
     }
 
+    /// `COM_CHANGE_USER`.
+    pub(super) fn change_user(&mut self, argument: &[u8], context: &Context<'_>) -> Step {
+        let Some(login) = Login::parse_change(argument, self.capabilities) else {
+            return self.malformed("a malformed change of user", 1);
+        };
+        if self.failed_changes >= FAILED_CHANGES_MAX {
+            return Step::Say(unknown(com::CHANGE_USER));
+        }
+        self.commands += 1;
+        self.prove(&login, 1, context)
+    }
+
     /// Checks the answer that came with the login, or asks for one of a method that is known here.
-    pub(super) fn prove(&mut self, login: &Login<'_>, sequence: u8, context: &Context<'_>) -> Step {
-        let user = (context.find)(login.user);
-        let schema = login.schema.or_else(|| {
-            let default = user.as_ref()?.schema.as_ref()?;
-            Some(default.as_bytes())
-        });
+    fn prove(&mut self, login: &Login<'_>, sequence: u8, context: &Context<'_>) -> Step {
+        let Some((user, is_unknown)) = (context.find)(login.user) else {
+            return self.malformed("a login to a service without accounts", sequence);
+        };
+        let announced = Plugin::from_name(login.plugin)
+            .filter(|plugin| *plugin != Plugin::Clear || self.channel.is_secure);
+        let plugin = match (announced, user.secret.plugin()) {
+            (Some(Plugin::Clear), _) => Plugin::Clear,
+            (_, Some(own)) => own,
+            (announced, None) => announced.unwrap_or(Plugin::Native),
+        };
+        let default = user.schema.as_ref().map(String::as_bytes);
         self.pending = Some(Box::new(Pending {
-            name: login.user.to_vec(),
-            schema: schema.map(Into::into),
-            user,
+            name: login.user.into(),
+            schema: login.schema.or(default).map(Into::into),
+            is_unknown,
             collation: login.collation,
             sequence,
+            user,
         }));
-        match Plugin::from_name(login.plugin) {
-            // A change of user answers to a salt that was used already. A client that prefers another method than
-            // the greeting's has no salt for it, and answers with nothing (libmysql).
-            Some(plugin) if self.user.is_none() && plugin == self.plugin => {
-                self.check(plugin, login.answer, context)
-            }
-            known => {
-                let plugin = known.unwrap_or(Plugin::Native);
-                self.salt = (context.salt)();
-                self.phase = Phase::Switch(plugin);
-                Step::Say(offer::switch(sequence, plugin, &self.salt))
-            }
+        self.program = printable(login.program);
+        // A change of user answers to a salt that was used already. A client that prefers another method than
+        // the greeting's has no salt for it, and answers with nothing (libmysql).
+        let has_plugins = self.capabilities & u64::from(capability::PLUGIN_AUTH) != 0;
+        let is_answered = announced == Some(plugin)
+            && match plugin {
+                Plugin::Clear => !login.answer.is_empty(),
+                _ => self.user.is_none() && (plugin == self.plugin || !has_plugins),
+            };
+        if is_answered {
+            return self.check(plugin, login.answer, context);
         }
+        if !has_plugins {
+            let text = "portside: this client knows no other method than mysql_native_password, and the account has \
+                        another; a newer client does";
+            return Step::Denied(err(
+                sequence,
+                errno::NOT_SUPPORTED_AUTH_MODE,
+                *b"08004",
+                text,
+            ));
+        }
+        self.nonce = (context.nonce)();
+        self.phase = Phase::Switch(plugin);
+        Step::Say(offer::switch(sequence, plugin, &self.nonce))
     }
 
     pub(super) fn switched(
@@ -88,44 +152,169 @@ impl Session {
         answer: &[u8],
         context: &Context<'_>,
     ) -> Step {
-        if let Some(pending) = self.pending.as_mut() {
-            pending.sequence = sequence.wrapping_add(1);
-        }
+        self.follow_sequence(sequence);
         self.check(plugin, answer, context)
     }
 
-    pub(super) fn check(&mut self, plugin: Plugin, answer: &[u8], context: &Context<'_>) -> Step {
-        let Some(pending) = self.pending.as_mut() else {
+    fn follow_sequence(&mut self, sequence: u8) {
+        if let Some(pending) = self.pending.as_mut() {
+            pending.sequence = sequence.wrapping_add(1);
+        }
+    }
+
+    fn check(&mut self, plugin: Plugin, answer: &[u8], context: &Context<'_>) -> Step {
+        let Some(pending) = self.pending.as_ref() else {
             return self.malformed("an answer that was not asked for", 1);
         };
-        if context.is_limited {
+        if (context.is_limited)() {
             let text = "portside: too many failed logins from this address; wait a minute";
-            return Step::Denied(err(pending.sequence, errno::ACCESS_DENIED, *b"28000", text));
+            return self.deny(text);
         }
-        // An unknown user costs the same hashes, and gets the same text.
-        let password = pending.user.as_ref().map_or("?", |u| u.password.as_str());
-        let proves = offer::proves(plugin, password.as_bytes(), &self.salt, answer);
-        if !proves || pending.user.is_none() {
-            let using = if answer.is_empty() { "NO" } else { "YES" };
-            let name = String::from_utf8_lossy(&pending.name);
-            let text = format!(
-                "Access denied for user '{name}'@'{}' (using password: {using})",
-                context.client
-            );
-            return Step::Denied(err(
-                pending.sequence,
-                errno::ACCESS_DENIED,
-                *b"28000",
-                &text,
-            ));
+        let user = &pending.user;
+        let proof = match plugin {
+            Plugin::Native => match user.secret.proves_native(self.salt(), answer) {
+                Some(once) => {
+                    if !pending.is_unknown && matches!(user.secret, Secret::Native(_)) {
+                        user.learn_sha1(once);
+                    }
+                    Proof::Right
+                }
+                None => Proof::Wrong,
+            },
+            Plugin::Sha2 => match user.password() {
+                Some(password) => proves_sha2(password, self.salt(), answer).into(),
+                None if answer.is_empty() || answer == [0] => Proof::Wrong,
+                None => Proof::NeedsPassword,
+            },
+            Plugin::Ed25519 => user.secret.proves_ed25519(&self.nonce, answer).into(),
+            Plugin::Clear => {
+                let password = answer.strip_suffix(&[0]).unwrap_or(answer);
+                self.is_password(password, context)
+            }
+        };
+        let is_empty = answer.is_empty() || answer == [0];
+        let is_fast = plugin == Plugin::Sha2 && !is_empty;
+        self.judged(&proof, is_empty, is_fast, context)
+    }
+
+    /// A client was asked for its password; it asks for the key first if nothing else hides it.
+    pub(super) fn told(
+        &mut self,
+        has_asked: bool,
+        sequence: u8,
+        payload: &[u8],
+        context: &Context<'_>,
+    ) -> Step {
+        self.follow_sequence(sequence);
+        let next = sequence.wrapping_add(1);
+        if (context.is_limited)() {
+            let text = "portside: too many failed logins from this address; wait a minute";
+            return self.deny(text);
         }
-        self.phase = Phase::Admission;
-        if plugin == Plugin::Sha2 && !answer.is_empty() {
-            let sequence = pending.sequence;
-            pending.sequence = sequence.wrapping_add(1);
-            return Step::Say(offer::fast_auth_ok(sequence));
+        let proof = match (self.channel.is_secure, payload) {
+            (true, [password @ .., 0]) => self.is_password(password, context),
+            (true, _) => Proof::Wrong,
+            (false, [offer::KEY_REQUEST]) => {
+                return match context.public_key.filter(|_| !has_asked) {
+                    Some(pem) => {
+                        self.phase = Phase::Password { has_asked: true };
+                        Step::Say(offer::public_key(next, pem))
+                    }
+                    None => self.malformed("a request for a key that is not there", next),
+                };
+            }
+            // Opening it takes as long as a slow hash.
+            (false, _) if !(context.may_hash)() => Proof::Later,
+            (false, sealed) => {
+                let password = (context.open)(sealed, self.salt());
+                self.is_password(&password, context)
+            }
+        };
+        self.judged(&proof, false, false, context)
+    }
+
+    /// Whether this is the password of the account at hand; then it is known from now on.
+    fn is_password(&self, password: &[u8], context: &Context<'_>) -> Proof {
+        let Some(pending) = self.pending.as_ref() else {
+            return Proof::Wrong;
+        };
+        let user = &pending.user;
+        if let Some(known) = user.password() {
+            return Secret::Password(Arc::clone(known))
+                .is_password(password)
+                .into();
         }
-        Step::Admit
+        if user.secret.is_slow() && !(context.may_hash)() {
+            return Proof::Later;
+        }
+        let is_right = user.secret.is_password(password);
+        if is_right && !pending.is_unknown {
+            user.learn_password(password);
+        }
+        is_right.into()
+    }
+
+    fn judged(
+        &mut self,
+        proof: &Proof,
+        is_empty: bool,
+        is_fast: bool,
+        context: &Context<'_>,
+    ) -> Step {
+        let Some(pending) = self.pending.as_mut() else {
+            return Step::More;
+        };
+        let sequence = pending.sequence;
+        match proof {
+            Proof::Later => Step::Later,
+            Proof::NeedsPassword => {
+                self.phase = Phase::Password { has_asked: false };
+                Step::Say(offer::full_auth(sequence))
+            }
+            Proof::Right if !pending.is_unknown => {
+                self.phase = Phase::Admission;
+                if is_fast {
+                    pending.sequence = sequence.wrapping_add(1);
+                    return Step::Say(offer::fast_auth_ok(sequence));
+                }
+                Step::Admit
+            }
+            Proof::Right | Proof::Wrong => {
+                let text = format!(
+                    "Access denied for user '{}'@'{}' (using password: {})",
+                    String::from_utf8_lossy(&pending.name),
+                    context.client,
+                    if is_empty { "NO" } else { "YES" }
+                );
+                self.deny(&text)
+            }
+        }
+    }
+
+    /// Refuses the login. A change of user that failed ends a MySQL connection; a MariaDB one goes on as its old
+    /// user's, as fresh as after a reset (tried on MySQL 9.7 and MariaDB 10.11).
+    fn deny(&mut self, text: &str) -> Step {
+        let sequence = self.pending.as_ref().map_or(1, |p| p.sequence);
+        let bytes = err(sequence, errno::ACCESS_DENIED, *b"28000", text);
+        if self.user.is_none() || !self.is_mariadb {
+            return Step::Denied(bytes);
+        }
+        self.pending = None;
+        self.phase = Phase::Command;
+        self.failed_changes += 1;
+        self.forget();
+        Step::Refused(bytes)
+    }
+
+    /// The line of those that wait for a slow hash is full: what the client is told. The session is over.
+    pub fn too_busy(&self) -> Vec<u8> {
+        let sequence = self.pending.as_ref().map_or(1, |p| p.sequence);
+        let text = "portside: too many first logins with stored password hashes at once; try again";
+        err(sequence, errno::TOO_MANY_CONNECTIONS, *b"08004", text)
+    }
+
+    fn salt(&self) -> &[u8; 20] {
+        self.nonce.first_chunk().unwrap_or(&[0; 20])
     }
 
     /// Whether the engine is to decide about the user's limit now.
@@ -156,11 +345,12 @@ impl Session {
         if self.user.is_some() {
             // COM_CHANGE_USER.
             self.forget();
+            self.failed_changes = 0;
             if pending.collation != 0 {
                 self.class.collation = pending.collation;
             }
         }
-        self.user = pending.user;
+        self.user = Some(pending.user);
         self.schema = pending.schema;
         offer::ok(pending.sequence, self.status)
     }
@@ -184,4 +374,15 @@ impl Session {
         }
         Step::Say(self.logged_in())
     }
+}
+
+/// A client's word for itself, as one short line. None: it has none.
+fn printable(name: &[u8]) -> Option<Box<str>> {
+    let text = String::from_utf8_lossy(name);
+    let text: String = text
+        .chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .take(PROGRAM_MAX)
+        .collect();
+    (!text.is_empty()).then(|| text.into())
 }
