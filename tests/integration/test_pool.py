@@ -36,11 +36,18 @@ def config(
     )
 
 
+def listens(instance: Instance, service: str = "s") -> str:
+    return str(instance.service(service)["listen"][0])
+
+
 class Client:
     """A PyMySQL connection through an instance."""
 
-    def __init__(self, instance: Instance, **options: Any) -> None:
-        host, _, port = instance.service("s")["listen"][0].rpartition(":")
+    def __init__(
+        self, instance: Instance, service: str = "s", at: str = "", **options: Any
+    ) -> None:
+        # `at`: for crowds, who need not ask the instance one by one.
+        host, _, port = (at or listens(instance, service)).rpartition(":")
         given = {"user": APP_USER, "password": APP_PASSWORD, "autocommit": True, **options}
         self.connection = pymysql.connect(host=host, port=int(port), **given)
 

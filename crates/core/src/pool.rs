@@ -64,7 +64,7 @@ pub const LOGIN: u64 = (capability::LONG_PASSWORD
 
 /// What two clients must have in common to share a connection: flags and collation of their logins. No reply is
 /// translated from one class to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Class {
     /// Of [`CHOICE`], and LOCAL_FILES where the service allows it.
     pub capabilities: u64,
@@ -174,4 +174,15 @@ pub struct Want<'a> {
     pub needs: Needs<'a>,
     /// Where its statement is already.
     pub home: Option<Home>,
+}
+
+/// What came of a KILL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Killed {
+    /// It is under way.
+    Yes,
+    /// Portside gave no such id, or the session is over.
+    Unknown,
+    /// It is another account's session.
+    NotOwner,
 }

@@ -39,6 +39,8 @@ pub enum Kind {
     SourceSuspended,
     /// It is back.
     SourceBack,
+    /// Pool mode: a write met a read-only server.
+    WriteRefused,
     /// A worker thread panicked and was replaced.
     WorkerDied,
     /// Session lines were lost.

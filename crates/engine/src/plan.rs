@@ -105,6 +105,8 @@ pub struct Server {
     pub user_timeout_ms: Option<u32>,
     /// Our addresses and ports towards it.
     pub sources: Arc<SourceBook>,
+    /// Pool mode: the limits of all services that share its connections; none: it has no such service.
+    pub pool: Option<PoolSpec>,
     /// Lives longer.
     pub state: Arc<ServerState>,
 }
@@ -119,6 +121,9 @@ pub fn take_slot(active: &AtomicU32, max: u32) -> bool {
 /// Counters of one member of one service.
 #[derive(Debug, Default)]
 pub struct MemberState {
+    /// Pool mode: connections lent to its sessions or being opened for them, where the service has a lower
+    /// limit than the server.
+    pub lent: AtomicU32,
     /// Sessions now.
     pub active: AtomicU32,
     /// Sessions ever.
@@ -134,6 +139,8 @@ pub struct Member {
     pub why: String,
     /// Timeouts and closes for this pair.
     pub rules: Rules,
+    /// Pool mode: how many connections the service's sessions may use at a time, if fewer than the server has.
+    pub own_max: Option<u32>,
     /// Lives longer.
     pub state: Arc<MemberState>,
 }
@@ -204,6 +211,13 @@ fn contains(nets: &[IpNet], ip: IpAddr) -> bool {
 }
 
 impl Service {
+    /// Whether a member takes sessions.
+    pub fn uses(&self, member: usize) -> bool {
+        self.balance
+            .get(member)
+            .is_some_and(|m| m.eligible && m.weight() > 0)
+    }
+
     /// Whether a client may come at all.
     pub fn admits(&self, ip: IpAddr) -> bool {
         !contains(&self.deny, ip) && (self.allow.is_empty() || contains(&self.allow, ip))
@@ -300,7 +314,7 @@ impl Plan {
         let excluded = ports::listening_ports(snapshot);
         let mut servers: Vec<Arc<Server>> = Vec::with_capacity(snapshot.servers.len());
         for spec in &snapshot.servers {
-            let mut server = build_server(spec, old)?;
+            let mut server = build_server(spec, snapshot, old)?;
             for destination in &mut server.destinations {
                 let heir =
                     old.and_then(|old| old.ledger_for(&spec.name, &destination.text, snapshot));
@@ -363,7 +377,13 @@ fn uses(server: &Server, ledger: &Arc<Ports>) -> bool {
     ledgers.any(|one| Arc::ptr_eq(one, ledger))
 }
 
-fn build_server(spec: &ServerSpec, old: Option<&Plan>) -> Result<Server, EngineError> {
+fn build_server(
+    spec: &ServerSpec,
+    snapshot: &Snapshot,
+    old: Option<&Plan>,
+) -> Result<Server, EngineError> {
+    let has = |service: &&ServiceSpec| service.members.iter().any(|m| m.server == spec.name);
+    let pools = (snapshot.services.iter().filter(has)).filter_map(|service| service.pool);
     let before = old.and_then(|plan| plan.server(&spec.name));
     let destinations = spec
         .destinations
@@ -387,6 +407,7 @@ fn build_server(spec: &ServerSpec, old: Option<&Plan>) -> Result<Server, EngineE
             Some(b) if b.sources.is_for(&spec.source) => Arc::clone(&b.sources),
             _ => Arc::new(SourceBook::new(spec.source.clone())),
         },
+        pool: pools.reduce(PoolSpec::and),
         state: before.map_or_else(Arc::default, |b| Arc::clone(&b.state)),
     })
 }
@@ -505,7 +526,9 @@ fn build_member(
     let state = before
         .and_then(|b| b.members.iter().find(|m| m.server.name == spec.server))
         .map_or_else(Arc::default, |m| Arc::clone(&m.state));
+    let own_max = service.pool.map(|pool| pool.max);
     Ok(Member {
+        own_max: own_max.filter(|max| server.pool.is_some_and(|pool| *max < pool.max)),
         server: Arc::clone(server),
         why: spec.why.clone(),
         rules,

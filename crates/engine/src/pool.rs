@@ -16,24 +16,24 @@ mod replying;
 mod shelf;
 mod tick;
 mod waiting;
+mod warming;
 mod welcome;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use mio::Token;
-use portside_core::pool::{Conn, FailedLogins, Server as Known, Session as Front, User};
+use portside_core::pool::{Class, Conn, FailedLogins, Server as Known, Session as Front, User};
 use portside_core::reason::Pin;
 use portside_core::relay::Rules;
 use slab::Slab;
 
 pub use self::accounts::Accounts;
 use self::accounts::{Turns, UserSlot};
-
-use crate::plan::{Server, ServiceState};
+use crate::plan::{take_slot, Member, MemberState, Server, ServiceState};
 use crate::ports::Held;
 use crate::socket::Socket;
 
@@ -58,10 +58,32 @@ fn unpack_pool(token: Token) -> (usize, u32) {
 #[derive(Debug, Default)]
 pub struct PoolShared {
     next_id: AtomicU32,
-    /// Who carries the session of this id.
-    workers: Mutex<HashMap<u32, usize>>,
+    /// The sessions by the id that their greeting named.
+    sessions: Mutex<HashMap<u32, Living>>,
     failed: Mutex<FailedLogins>,
     has_failed: AtomicBool,
+}
+
+impl PoolShared {
+    fn sessions(&self) -> MutexGuard<'_, HashMap<u32, Living>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A session as KILL has to know it.
+#[derive(Debug)]
+struct Living {
+    worker: usize,
+    /// None before its login.
+    user: Option<Arc<User>>,
+}
+
+/// Who used a server's connections last: what a connection kept warm is made for.
+#[derive(Debug, Clone)]
+struct Favourite {
+    user: Arc<User>,
+    class: Class,
+    at: u64,
 }
 
 /// What a server keeps over reloads for pool mode.
@@ -69,6 +91,15 @@ pub struct PoolShared {
 pub struct ServerPool {
     /// Connections open or being opened, in the whole process.
     pub open: AtomicU32,
+    /// One beyond these, for a KILL while all others are in use.
+    killers: AtomicU32,
+    /// The server has no place for more, or the account: not before this time (ms).
+    full_until_ms: AtomicU64,
+    /// Writes that it refused since it is read-only.
+    pub read_only_errors: AtomicU64,
+    /// When the last event about these went out (ms).
+    read_only_told_ms: AtomicU64,
+    favourite: ArcSwapOption<Favourite>,
     /// Of these, with a client.
     pub busy: AtomicU32,
     /// Opened ever.
@@ -84,12 +115,12 @@ pub struct ServerPool {
 }
 
 impl ServerPool {
-    /// Takes one of `rate` connections per second; at most one second's worth at once.
-    fn may_open(&self, rate: u32, now_ms: u64) -> bool {
+    /// Takes one of `rate` connections per second; at most `burst_ms` worth at once, but for one.
+    fn may_open(&self, rate: u32, burst_ms: u64, now_ms: u64) -> bool {
         let (now, step) = (now_ms * 1_000, 1_000_000 / u64::from(rate.max(1)));
         let take = |at: u64| {
             let at = at.max(now);
-            (at + step <= now + 1_000_000.max(step)).then_some(at + step)
+            (at + step <= now + (burst_ms * 1_000).max(step)).then_some(at + step)
         };
         self.budget_us.fetch_update(SeqCst, SeqCst, take).is_ok()
     }
@@ -185,14 +216,69 @@ impl Pooled {
     }
 }
 
-/// A connection's places: in the server's `max_connections` and in the pool's `max`. Dropped, they are free.
+/// A connection's places: in the server's `max_connections` and in the pool's `max`, or the one for KILLs
+/// beside that. Dropped, they are free.
 #[derive(Debug)]
-struct PoolSlot(Arc<Server>);
+struct PoolSlot {
+    server: Arc<Server>,
+    is_killer: bool,
+}
+
+impl PoolSlot {
+    /// None: every place is taken.
+    fn take(server: &Arc<Server>, is_killer: bool) -> Option<Self> {
+        let pool = &server.state.pool;
+        let (count, max) = if is_killer {
+            (&pool.killers, 1)
+        } else {
+            (&pool.open, server.pool?.max)
+        };
+        if !take_slot(count, max) {
+            return None;
+        }
+        if !take_slot(&server.state.active, server.max) {
+            count.fetch_sub(1, SeqCst);
+            return None;
+        }
+        Some(Self {
+            server: Arc::clone(server),
+            is_killer,
+        })
+    }
+}
 
 impl Drop for PoolSlot {
     fn drop(&mut self) {
-        self.0.state.pool.open.fetch_sub(1, SeqCst);
-        self.0.state.active.fetch_sub(1, SeqCst);
+        let pool = &self.server.state.pool;
+        let count = if self.is_killer {
+            &pool.killers
+        } else {
+            &pool.open
+        };
+        count.fetch_sub(1, SeqCst);
+        self.server.state.active.fetch_sub(1, SeqCst);
+    }
+}
+
+/// A place among those that a service's sessions may use at a time. Dropped, it is free.
+#[derive(Debug, Default)]
+struct Share(Option<Arc<MemberState>>);
+
+impl Share {
+    /// None: they use as many as they may.
+    fn take(member: &Member) -> Option<Self> {
+        let Some(max) = member.own_max else {
+            return Some(Self(None));
+        };
+        take_slot(&member.state.lent, max).then(|| Self(Some(Arc::clone(&member.state))))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        if let Some(state) = self.0.as_ref() {
+            state.lent.fetch_sub(1, SeqCst);
+        }
     }
 }
 
@@ -239,6 +325,8 @@ pub(crate) struct Back {
     socket: Socket,
     slot: Option<PoolSlot>,
     busy: Option<Busy>,
+    /// Of the service whose session has it, or for which it is opened.
+    share: Option<Share>,
     held: Option<Held>,
     /// Our address as chosen; none = the route's.
     source_ip: Option<IpAddr>,
@@ -256,6 +344,12 @@ pub(crate) struct Back {
     wanted_by: Option<Token>,
     /// Made only to learn what the server is.
     is_scout: bool,
+    /// Made before anybody was known who would use it.
+    is_guess: bool,
+    /// The plan that `retire_at` was computed for.
+    plan: u64,
+    /// When it is too old, or 0 when nobody may use it.
+    retire_at: u64,
     /// What it is to do for another connection before anything else.
     errand: Option<Victim>,
     /// The errand was said; what comes now is its answer.
@@ -277,7 +371,12 @@ pub(crate) struct Back {
 
 impl Back {
     fn server(&self) -> Option<&Arc<Server>> {
-        self.slot.as_ref().map(|slot| &slot.0)
+        self.slot.as_ref().map(|slot| &slot.server)
+    }
+
+    /// It is no client's any more.
+    fn is_back(&mut self) {
+        (self.busy, self.share) = (None, None);
     }
 
     fn token(&self) -> Token {
@@ -328,7 +427,14 @@ pub struct Pool {
     backs: Slab<Place>,
     /// Idle connections, the longest unused first.
     shelf: Vec<usize>,
-    waiters: VecDeque<Token>,
+    /// Who waits, by service.
+    lines: Vec<(Arc<ServiceState>, VecDeque<Token>)>,
+    /// Whose turn it is of these.
+    turn: usize,
+    /// Counts the plans taken, and what else makes old verdicts void.
+    plans: u64,
+    /// The last user of each server's connections here, since the last tick.
+    recent: Vec<(Arc<Server>, Favourite)>,
     /// Something may have become free: look at the waiters.
     pub(crate) has_news: bool,
     /// When the shelf is looked through again.

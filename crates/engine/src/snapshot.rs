@@ -88,6 +88,23 @@ pub struct PoolSpec {
     pub local_infile: bool,
 }
 
+impl PoolSpec {
+    /// Limits of a server that two services share: the most that either allows, and the shorter lifetime.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let (one, two) = (self.max_lifetime_ms, other.max_lifetime_ms);
+        Self {
+            max: self.max.max(other.max),
+            min_idle: self.min_idle.max(other.min_idle),
+            max_lifetime_ms: one.into_iter().chain(two).min(),
+            // None is never.
+            idle_ms: self.idle_ms.zip(other.idle_ms).map(|(a, b)| a.max(b)),
+            open_rate: self.open_rate.max(other.open_rate),
+            login_ms: self.login_ms.max(other.login_ms),
+            local_infile: self.local_infile || other.local_infile,
+        }
+    }
+}
+
 fn yes() -> bool {
     true
 }

@@ -14,10 +14,18 @@ pub mod com {
     pub const QUERY: u8 = 0x03;
     /// Column definitions of a table (deprecated, still sent by old clients).
     pub const FIELD_LIST: u8 = 0x04;
+    /// FLUSH as a command (deprecated; MySQL 9 has none).
+    pub const REFRESH: u8 = 0x07;
+    /// Ends the server (deprecated).
+    pub const SHUTDOWN: u8 = 0x08;
     /// A one-line status text.
     pub const STATISTICS: u8 = 0x09;
+    /// SHOW PROCESSLIST as a command (deprecated; MySQL 9 has none).
+    pub const PROCESS_INFO: u8 = 0x0a;
     /// Kills a connection by its id (deprecated).
     pub const PROCESS_KILL: u8 = 0x0c;
+    /// Makes the server write about itself to its log.
+    pub const DEBUG: u8 = 0x0d;
     /// Answered with OK; nothing else happens.
     pub const PING: u8 = 0x0e;
     /// Logs in again on the same connection, with an authentication exchange.
@@ -44,6 +52,8 @@ pub mod com {
     pub const BINLOG_DUMP_GTID: u8 = 0x1e;
     /// Resets session state without a new login.
     pub const RESET_CONNECTION: u8 = 0x1f;
+    /// Turns the connection into a stream of a copy of the server (MySQL).
+    pub const CLONE: u8 = 0x20;
 }
 
 /// Capability flags, exchanged in greeting and login. Bits 0-15 are in the greeting's first half.

@@ -42,6 +42,8 @@ pub mod errno {
     pub const UNKNOWN_COMMAND: u16 = 1047;
     /// `ER_NO_SUCH_THREAD`: KILL of an id that Portside did not give.
     pub const NO_SUCH_THREAD: u16 = 1094;
+    /// `ER_KILL_DENIED_ERROR`: KILL of another account's session.
+    pub const NOT_OWNER: u16 = 1095;
     /// `ER_MALFORMED_PACKET`: a client broke the protocol.
     pub const MALFORMED: u16 = 1835;
     /// `ER_NOT_SUPPORTED_YET`: not in pool mode.
@@ -68,6 +70,27 @@ pub mod errno {
     pub const SERVER_TOO_MANY_STATEMENTS: u16 = 1461;
     /// `ER_ACCESS_DENIED_ERROR`: wrong user or password.
     pub const SERVER_ACCESS_DENIED: u16 = 1045;
+    /// `ER_TOO_MANY_USER_CONNECTIONS`: the account has as many connections as it may have.
+    pub const SERVER_TOO_MANY_USER_CONNECTIONS: u16 = 1203;
+    /// `ER_USER_LIMIT_REACHED`: the same, or connections per hour, of this account alone.
+    pub const SERVER_USER_LIMIT: u16 = 1226;
+    /// `ER_OPTION_PREVENTS_STATEMENT`: a write met `read_only` (or another option, such as `secure_file_priv`).
+    pub const SERVER_OPTION_PREVENTS: u16 = 1290;
+    /// `ER_READ_ONLY_MODE`: a write met `super_read_only` or a transaction mode of MySQL.
+    pub const SERVER_READ_ONLY: u16 = 1836;
+
+    /// Whether a server says that it, or the account, has no place for one more connection now.
+    pub const fn is_full(number: u16) -> bool {
+        matches!(
+            number,
+            SERVER_TOO_MANY_CONNECTIONS | SERVER_TOO_MANY_USER_CONNECTIONS | SERVER_USER_LIMIT
+        )
+    }
+
+    /// Whether a server refuses a write because it is read-only.
+    pub const fn is_read_only(number: u16) -> bool {
+        matches!(number, SERVER_OPTION_PREVENTS | SERVER_READ_ONLY)
+    }
 }
 
 /// Whole bytes of a packet in place of a greeting, at most. 512: `MYSQL_ERRMSG_SIZE`, the buffer of every

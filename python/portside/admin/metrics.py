@@ -112,6 +112,12 @@ FAMILIES: dict[str, Family] = {
         _f("server_pool_connections", "gauge", "server", "Pool mode: connections open there now."),
         _f("server_pool_busy", "gauge", "server", "Pool mode: of these, in a session's hands."),
         _f("server_pool_opened_total", "counter", "server", "Pool mode: connections opened."),
+        _f(
+            "server_read_only_errors_total",
+            "counter",
+            "server",
+            "Pool mode: writes refused because the server is read-only (1290, 1836).",
+        ),
         _f("server_breaker_open", "gauge", "server", "1 after three connect failures in a row."),
         _f(
             "server_hosts_blocked",
@@ -312,6 +318,7 @@ def _servers(stats: dict[str, Any]) -> Iterator[Sample]:
             "pool_connections",
             "pool_busy",
             "pool_opened_total",
+            "read_only_errors_total",
         ):
             yield f"server_{key}", label, server[key]
         yield "pool_reprepares_total", label, server["pool_reprepares_total"]

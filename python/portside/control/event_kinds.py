@@ -119,6 +119,15 @@ _CONNECTING = (
     ),
     EventKind("host_unblocked", _INFO, "The server accepts that source address again."),
     EventKind(
+        "write_refused",
+        _WARNING,
+        "Pool mode: a client's write met a server that is read-only (ERR 1290 or 1836). The client"
+        " got the server's error. At most one event per server and minute, with the number so far.",
+        "Clients write to a service of replicas, or the primary has become read-only: give the"
+        ' service for writes require = "writable". ERR 1290 also stands for other options, such as'
+        " secure_file_priv.",
+    ),
+    EventKind(
         "close_deadlines",
         _WARNING,
         "The server's FIN was still missing when close.deadline had passed after our QUIT, so"

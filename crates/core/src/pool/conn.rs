@@ -4,29 +4,28 @@
 //! steps the bytes are for this machine ([`Conn::feed`]); while a client's command runs they are the client's,
 //! and [`Conn::relay`] only finds the reply's end.
 
+mod first_look;
 mod preparing;
 
 use std::collections::VecDeque;
 
 use portside_proto::command::{com, status};
+use portside_proto::err::errno;
 use portside_proto::handshake::offer::{put_command, put_query};
 use portside_proto::handshake::{Announce, ClientLogin, LoginError, Step, Transport};
 use portside_proto::reply::{Outcome, Reply, Shape};
 use portside_proto::single::{OneRow, ServerError, Single};
 use portside_proto::statement::{Prepared, Renumber};
 
+use self::first_look::FIRST_LOOK;
 use self::preparing::Preparing;
 pub(super) use self::preparing::NEED_REPREPARE;
 use super::statements::OnServer;
 use super::{Class, Left, Server, Settings, User, Want};
 use crate::sql::is_readable;
 
-/// What is asked of a server right after the login: what a reset must restore, what a reset would change, and
-/// whether SQL text can be read here.
-const FIRST_LOOK: &[u8] =
-    b"SELECT @@character_set_client, @@character_set_results, @@collation_connection, \
-    @@wait_timeout, @@sql_mode, @@global.character_set_client, @@global.collation_connection, \
-    @@global.character_set_results, @@global.init_connect";
+/// Forgets warnings and errors: MariaDB only with a statement that uses a table.
+const CLEAR: &[u8] = b"DO (SELECT 1 FROM information_schema.engines LIMIT 0)";
 
 /// How servers know whose connections these are. Not the clients' own attributes: one connection serves many, and
 /// those of the first would be a lie for the others.
@@ -39,7 +38,7 @@ const ATTRIBUTES: &[(&str, &str)] = &[
 /// Why a connection cannot be used for what it was wanted for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// An ERR in place of the greeting.
+    /// An ERR in place of the greeting, or one that says that there is no place for one more.
     Refused {
         /// Error number.
         errno: u16,
@@ -50,6 +49,9 @@ pub enum Failure {
     Broken(String),
     /// The account was refused, or its authentication is not supported.
     Denied(String),
+    /// The server does not offer what the class needs: it has changed since it was last asked, and says now
+    /// that it is this. Its replies would not be what the client expects.
+    Unfit(Box<Server>),
     /// A step of [`Conn::prepare`] failed; the connection itself is good.
     Step(ServerError),
 }
@@ -85,6 +87,7 @@ enum Phase {
 enum Did {
     Reset,
     Restore,
+    Clear,
     Setting(Box<[u8]>),
     Schema(Box<[u8]>),
     /// A statement of a client that this connection had not.
@@ -104,6 +107,8 @@ pub struct Conn {
     is_mariadb: bool,
     /// The SET that a reset is followed by.
     restore: Box<[u8]>,
+    /// MySQL warns of it: its character set is deprecated.
+    restore_warns: bool,
     /// A reset leaves the character set of the login.
     keeps_charset: bool,
     /// SQL text can be read under its character set and mode.
@@ -151,6 +156,7 @@ impl Conn {
             capabilities: 0,
             is_mariadb: false,
             restore: Box::default(),
+            restore_warns: false,
             keeps_charset: false,
             is_readable: false,
             steps: VecDeque::new(),
@@ -252,6 +258,9 @@ impl Conn {
             Ok(Some(step @ (Step::Send(_) | Step::StartTls(_)))) => {
                 if let (false, Some(greeting)) = (self.has_greeted, login.greeting()) {
                     self.has_greeted = true;
+                    if !self.class.fits(greeting.all_capabilities()) {
+                        return Event::Failed(Failure::Unfit(Box::new(Server::from(greeting))));
+                    }
                     self.thread_id = greeting.thread_id;
                     self.is_mariadb = greeting.is_mariadb;
                     self.statements.forgets_types(greeting.is_mariadb);
@@ -286,59 +295,6 @@ impl Conn {
         }
     }
 
-    fn look(&mut self, bytes: &mut &[u8]) -> Event {
-        let Phase::FirstLook(row) = &mut self.phase else {
-            return Event::Wait;
-        };
-        match row.feed(bytes, self.capabilities) {
-            Ok(None) => Event::Wait,
-            Ok(Some(Ok(row))) => match self.seen(&row) {
-                Some(()) => {
-                    self.phase = Phase::Ready;
-                    Event::Ready
-                }
-                None => broken("its session variables cannot be read"),
-            },
-            // 1820: let in with an expired password, to change it and for nothing else.
-            Ok(Some(Err(e))) => Event::Failed(Failure::Denied(format!(
-                "ERR {}: {}{}",
-                e.errno,
-                e.message,
-                cure(e.errno, true)
-            ))),
-            Err(e) => broken(&e.to_string()),
-        }
-    }
-
-    fn seen(&mut self, row: &[Option<String>]) -> Option<()> {
-        let [client, results, collation, wait, mode, global @ .., init] = row else {
-            return None;
-        };
-        self.is_resettable = init.as_ref().is_none_or(String::is_empty);
-        let name = |value: &Option<String>| match value {
-            None => Some("NULL".to_owned()),
-            Some(text) => text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'_')
-                .then(|| format!("'{text}'")),
-        };
-        let wait: u64 = wait.as_ref()?.parse().ok()?;
-        self.restore = format!(
-            "SET @@character_set_client={}, @@character_set_results={}, \
-             @@collation_connection={}, @@wait_timeout={wait}",
-            name(client)?,
-            name(results)?,
-            name(collation)?
-        )
-        .into_bytes()
-        .into();
-        let is_global = global == [client.clone(), collation.clone(), results.clone()];
-        self.keeps_charset = self.is_mariadb || is_global;
-        self.is_readable = is_readable(client.as_ref()?.as_bytes())
-            && is_readable(mode.as_deref().unwrap_or_default().as_bytes());
-        Some(())
-    }
-
     /// Makes it what a session wants. Empty: it is so already; else write the bytes and feed until `Ready`.
     ///
     /// The steps are sent together and checked one by one; the session's command must wait for them, since
@@ -363,6 +319,9 @@ impl Conn {
             self.steps.push_back(Did::Schema(schema.into()));
         }
         self.put_statements(&want.needs, &mut bytes);
+        if want.no_diagnostics && (self.diagnostics || !bytes.is_empty()) {
+            self.put_clear(&mut bytes);
+        }
         self.start_steps();
         bytes
     }
@@ -377,9 +336,7 @@ impl Conn {
     fn needs_reset(&self, want: &Want<'_>) -> bool {
         let none = Settings::new();
         let settings = want.settings.unwrap_or(&none);
-        self.has_traces()
-            || (want.no_diagnostics && self.diagnostics)
-            || settings.after(&self.settings).is_none()
+        self.has_traces() || settings.after(&self.settings).is_none()
     }
 
     /// Removes the traces of a session that is over. Write the bytes and feed until `Ready`.
@@ -406,6 +363,14 @@ impl Conn {
         put_query(bytes, &self.restore, self.capabilities);
         self.steps.extend([Did::Reset, Did::Restore]);
         self.statements.clear();
+        if self.restore_warns {
+            self.put_clear(bytes);
+        }
+    }
+
+    fn put_clear(&mut self, bytes: &mut Vec<u8>) {
+        put_query(bytes, CLEAR, self.capabilities);
+        self.steps.push_back(Did::Clear);
     }
 
     fn start_steps(&mut self) {
@@ -445,8 +410,11 @@ impl Conn {
         match (did, reply) {
             (Did::Schema(name), Ok(())) => self.schema = Some(name),
             (Did::Setting(statement), Ok(())) => {
+                // It may have warned.
+                self.diagnostics = true;
                 self.settings.add(&statement);
             }
+            (Did::Clear, Ok(())) => self.diagnostics = false,
             (Did::Reset, Ok(())) => {
                 self.left = Left::Nothing;
                 self.diagnostics = false;
@@ -489,7 +457,10 @@ impl Conn {
             Ok(Some(outcome)) => {
                 self.phase = Phase::Ready;
                 self.status = outcome.status.unwrap_or(self.status);
-                self.diagnostics = outcome.warnings > 0 || outcome.error.is_some();
+                // MariaDB keeps them over statements without a table, and does not tell.
+                self.diagnostics = outcome.warnings > 0
+                    || outcome.error.is_some()
+                    || (self.is_mariadb && self.diagnostics);
                 self.make_room(outcome.error.unwrap_or(0));
                 Ok(Some(outcome))
             }
@@ -549,6 +520,9 @@ fn broken(text: &str) -> Event {
 fn failure(error: LoginError, is_secure: bool) -> Failure {
     match error {
         LoginError::Refused { errno, message } => Failure::Refused { errno, message },
+        LoginError::Denied { errno, message } if errno::is_full(errno) => {
+            Failure::Refused { errno, message }
+        }
         LoginError::Garbage(garbage) => Failure::Broken(garbage.to_string()),
         LoginError::Unexpected(_) => Failure::Broken(error.to_string()),
         LoginError::Denied { errno, .. } => {

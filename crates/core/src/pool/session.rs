@@ -171,6 +171,8 @@ pub struct Session {
     knows_found_rows: bool,
     /// The connection that knew the last statement's warnings was given back meanwhile.
     has_forgotten: bool,
+    /// What became of the connection that held its state: its next command is answered with this, and ends it.
+    bereft: Option<Box<str>>,
 }
 
 impl Session {
@@ -231,6 +233,7 @@ impl Session {
             last: None,
             knows_found_rows: false,
             has_forgotten: false,
+            bereft: None,
         };
         Some((session, greeting))
     }
@@ -401,7 +404,7 @@ impl Session {
             return (0, self.malformed("a command out of sequence", 1));
         }
         let whole = HEADER_LEN + payload.len();
-        if is_whole {
+        if is_whole || self.bereft.is_some() {
             if let Some(step) = self.answer(command, argument, conn.as_deref(), context) {
                 let taken = !matches!(step, Step::Attach | Step::Later);
                 return (if taken { whole } else { 0 }, step);

@@ -127,6 +127,12 @@ impl Accounts {
         users.min_by_key(|user| (!user.can_log_in(), &user.name))
     }
 
+    /// Whether any of them can use this account's connections.
+    pub fn shares_with(&self, user: &User) -> bool {
+        let mut all = self.by_name.values();
+        all.any(|account| account.user.shares_with(user))
+    }
+
     /// The key as clients get it.
     pub fn public_key(&self) -> Option<&str> {
         self.key.as_deref().map(PasswordKey::public_pem)

@@ -11,14 +11,13 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use portside_core::breaker::{Decision, Event as Breaker};
 use portside_core::pool::{Class, Conn, Event, Failure, Transport, User};
-use portside_core::reason::ServerClose;
 use portside_proto::proxy_header;
 
 use super::welcome::random;
-use super::{pool_token, unpack_pool, Back, Place, PoolSlot, State, Victim};
+use super::{pool_token, unpack_pool, Back, Place, PoolSlot, Share, State, Victim};
 use crate::attempt::{lift_bars, no_source_text, Failed, Opened, LOOK_MS, RESET_WAS_LOST};
 use crate::events::Kind;
-use crate::plan::{take_slot, Service};
+use crate::plan::Service;
 use crate::ports;
 use crate::socket::Read;
 use crate::sys;
@@ -27,14 +26,28 @@ use crate::worker::{panic_text, Worker};
 /// Of the connections that come free while own clients wait every so many may go to another worker's.
 const SHARE_EVERY: u32 = 16;
 
+/// What a connection is opened for.
+pub(super) enum Purpose {
+    /// This session's command.
+    Client(Token, Share),
+    /// To learn what the server is.
+    Scout,
+    /// To lie ready. True: before anybody was known who would use it.
+    Warm(bool),
+    /// To kill a query.
+    Kill(Victim),
+}
+
+/// Connections that lie ready are opened from the first half of a second's budget, so that clients find the other.
+const WARM_BURST_MS: u64 = 500;
+
 /// How a connection shall be made.
 pub(super) struct Order<'a> {
     pub user: &'a Arc<User>,
     pub class: Class,
     /// The client and its listener, where the server gets a PROXY header.
     pub client: Option<(SocketAddr, SocketAddr)>,
-    pub wanted_by: Option<Token>,
-    pub errand: Option<Victim>,
+    pub purpose: Purpose,
 }
 
 /// Why no connection was begun.
@@ -64,9 +77,9 @@ impl Worker {
         &mut self,
         service: &Service,
         member: usize,
-        order: &Order<'_>,
+        order: Order<'_>,
     ) -> Result<(), NotNow> {
-        let reached = self.reach(service, member)?;
+        let reached = self.reach(service, member, &order.purpose)?;
         let opened = reached.opened;
         let entry = &service.members[member];
         let server = &entry.server;
@@ -99,15 +112,19 @@ impl Worker {
             socket: opened.socket,
             slot: Some(reached.slot),
             busy: None,
+            share: None,
             held: opened.held,
             destination: reached.destination,
             rules,
             user: Arc::clone(user),
             has_proxy: server.send_proxy,
             client: order.client.map(|(client, _)| client),
-            wanted_by: order.wanted_by,
-            is_scout: order.wanted_by.is_none() && order.errand.is_none(),
-            errand: order.errand,
+            wanted_by: None,
+            is_scout: false,
+            is_guess: false,
+            plan: 0,
+            retire_at: 0,
+            errand: None,
             has_run: false,
             kills: 0,
             is_probe: reached.is_probe,
@@ -119,6 +136,14 @@ impl Worker {
             used_at: self.now,
             armed: None,
         });
+        match order.purpose {
+            Purpose::Client(token, share) => {
+                (back.wanted_by, back.share) = (Some(token), Some(share));
+            }
+            Purpose::Scout => back.is_scout = true,
+            Purpose::Warm(is_guess) => back.is_guess = is_guess,
+            Purpose::Kill(victim) => back.errand = Some(victim),
+        }
         back.socket.connected = opened.done;
         if server.send_proxy {
             // Kept until the connect is done; it must be the first that the server reads.
@@ -132,21 +157,28 @@ impl Worker {
     }
 
     /// Takes the places and begins the connect; whatever fails gives everything back.
-    fn reach(&mut self, service: &Service, member: usize) -> Result<Reached, NotNow> {
+    fn reach(
+        &mut self,
+        service: &Service,
+        member: usize,
+        purpose: &Purpose,
+    ) -> Result<Reached, NotNow> {
         let Some(rules) = service.pool else {
             return Err(NotNow::Full);
         };
         let server = Arc::clone(&service.members[member].server);
         let pool = &server.state.pool;
-        if !take_slot(&pool.open, rules.max) {
+        let is_killer = matches!(purpose, Purpose::Kill(_));
+        let burst_ms = match purpose {
+            Purpose::Warm(_) => WARM_BURST_MS,
+            _ => 1_000,
+        };
+        let is_full = self.now < pool.full_until_ms.load(SeqCst);
+        let Some(slot) = PoolSlot::take(&server, is_killer).filter(|_| !is_full) else {
             return Err(NotNow::Full);
-        }
-        if !take_slot(&server.state.active, server.max) {
-            pool.open.fetch_sub(1, SeqCst);
-            return Err(NotNow::Full);
-        }
-        let slot = PoolSlot(Arc::clone(&server));
-        if !pool.may_open(rules.open_rate, self.now) {
+        };
+        // One at a time needs no budget.
+        if !is_killer && !pool.may_open(rules.open_rate, burst_ms, self.now) {
             return Err(NotNow::Full);
         }
         let is_probe = match server.state.breaker.on(Breaker::Ask, self.now) {
@@ -421,55 +453,9 @@ impl Worker {
         self.server_greets(&server, back.source_ip, back.destination);
     }
 
-    fn login_refused(&mut self, back: Box<Back>, failure: Failure) {
-        match failure {
-            Failure::Refused { errno, message } => {
-                if let Some(server) = back.server().map(Arc::clone) {
-                    // Alive, whatever it says: the breaker is not for this.
-                    server.state.breaker.on(Breaker::Success, self.now);
-                    let ours = back.source.map(|s| s.ip());
-                    let ips = (back.source_ip, ours);
-                    self.host_refused(&server, back.destination, ips, (errno, &message));
-                }
-                self.back_failed(back, &format!("ERR {errno}: {message}"), false);
-            }
-            Failure::Denied(text) | Failure::Broken(text) => self.back_failed(back, &text, false),
-            Failure::Step(error) => self.back_failed(back, &error.message, false),
-        }
-    }
-
-    /// It never came to be of use: the session that asked for it is told. `is_dead`: the breaker counts it.
-    fn back_failed(&mut self, mut back: Box<Back>, what: &str, is_dead: bool) {
-        let Some(server) = back.server().map(Arc::clone) else {
-            return;
-        };
-        let to = &server.destinations[back.destination].text;
-        let text = format!("server {}: {to}: {what}", server.name);
-        let wanted_by = back.wanted_by.take();
-        if back.is_scout {
-            self.pool.scouts.retain(|name| *name != server.name);
-            server.state.pool.was_asked.store(true, Relaxed);
-        }
-        // Another port is worth a try at once, as another address is.
-        let mut has_other = back.reset_was_lost;
-        if is_dead {
-            back.is_probe = false;
-            has_other = self.server_failed(&server, back.destination, back.opened_at, &text);
-        }
-        // A connection that was answered is closed in the server's own time where that is possible.
-        let how = if back.has_greeted {
-            ServerClose::Cut
-        } else {
-            ServerClose::Lost
-        };
-        self.close_back(back, how);
-        if let Some(owner) = wanted_by {
-            self.opening_failed(owner, &server.name, text, has_other);
-        }
-    }
-
     /// Ready: to the shelf, to be cleaned, or away.
     pub(super) fn settle(&mut self, mut back: Box<Back>) {
+        back.is_back();
         if let Some(owner) = back.wanted_by.take() {
             self.opening_done(owner);
         }
@@ -481,7 +467,7 @@ impl Worker {
         if let Some(victim) = back.errand {
             return self.run_errand(back, victim);
         }
-        if self.must_retire(&back) {
+        if self.must_retire(&mut back) {
             return self.quit_back(back);
         }
         if back.kills > 0 {
@@ -495,14 +481,10 @@ impl Worker {
             let bytes = back.conn.clean();
             return self.say_on_its_own(back, &bytes);
         }
-        back.state = State::Idle;
-        back.armed = None;
-        self.pool.shelf.push(back.index);
-        self.pool.has_news |= !self.pool.waiters.is_empty();
-        self.put_back_down(back);
+        self.shelve(back);
         // Mostly the own clients first; now and then the others', who may have no connection at all.
         self.pool.released = self.pool.released.wrapping_add(1);
-        if self.pool.waiters.is_empty() || self.pool.released % SHARE_EVERY == 0 {
+        if !self.pool.has_waiters() || self.pool.released % SHARE_EVERY == 0 {
             self.share_idle();
         }
     }

@@ -1,6 +1,6 @@
 //! Drives a client of a pool service: greeting, login, commands in, replies out.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use portside_core::pool::{Session as Front, Step};
 use portside_core::reason::{Cause, Phase};
@@ -144,6 +144,7 @@ impl Worker {
         if self.has_left(index, session, pooled) {
             return Next::Over(Cause::ClientEof);
         }
+        self.look_at_lent(pooled);
         self.let_go(index, session, pooled);
         if pooled.waits_since.is_some() && pooled.waiting.is_some() {
             return self.still_waiting(index, session, pooled, input);
@@ -198,6 +199,31 @@ impl Worker {
         }
         front.let_go();
         self.release_if_free(session, pooled);
+    }
+
+    /// A connection that is kept between two commands may end there.
+    fn look_at_lent(&mut self, pooled: &mut Pooled) {
+        let is_still = |back: &&mut Box<super::Back>| back.conn.is_ready() && back.socket.readable;
+        let Some(back) = pooled.back.as_mut().filter(is_still) else {
+            return;
+        };
+        let read = back.socket.read(&mut self.scratch);
+        if matches!(read, Read::Nothing) {
+            return;
+        }
+        let Some(back) = pooled.back.take() else {
+            return;
+        };
+        let name = back.server().map_or("", |server| &server.name);
+        let text = format!("server {name}: the server closed the connection");
+        if let Some(front) = pooled.front.as_mut() {
+            front.bereave(&text);
+        }
+        match read {
+            // Its good-bye comes first.
+            Read::Bytes { .. } => self.quit_back(back),
+            _ => self.drop_lost(back),
+        }
     }
 
     /// Limits and orders that end the session whatever its client says.
@@ -308,8 +334,9 @@ impl Worker {
             }
             Step::Instead(bytes) => self.forward(session, pooled, &bytes),
             Step::Kill { id, query } => {
-                let found = self.kill(id, query);
-                let answer = pooled.front.as_ref().map(|front| front.killed(id, found));
+                let front = pooled.front.as_ref();
+                let what = self.kill(front.and_then(Front::user), id, query);
+                let answer = front.map(|front| front.killed(id, what));
                 self.say(index, session, &answer.unwrap_or_default())
             }
         };
@@ -338,14 +365,8 @@ impl Worker {
     /// The session is over: its connection goes back or away, its client the way of all.
     pub(super) fn end_pooled(&mut self, session: &mut Session, pooled: &mut Pooled, cause: Cause) {
         pooled.waiting = None;
-        if let Some(front) = pooled.front.as_mut() {
-            let mut workers = self
-                .shared
-                .pool
-                .workers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            workers.remove(&front.thread_id());
+        if let Some(front) = pooled.front.as_ref() {
+            self.shared.pool.sessions().remove(&front.thread_id());
         }
         if pooled.back.is_some() {
             self.part(session, pooled);
@@ -385,6 +406,9 @@ impl Worker {
         pooled.tried = 0;
         pooled.waits_since = None;
         pooled.error = None;
+        // One that is still being opened will be anybody's.
+        pooled.is_opening = false;
+        back.is_guess = false;
         let bytes = back.conn.prepare(&front.want());
         back.state = State::Lent;
         back.used_at = self.now;

@@ -3,12 +3,12 @@
 //! The server's KILL QUERY names a connection, not a query, and may come late. So the connection is barred from
 //! the pool until the KILL is answered, and reset before anybody else gets it.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use portside_core::pool::Left;
+use portside_core::pool::{Class, Killed, Left, User};
 use portside_core::reason::Cause;
 
-use super::back::Order;
+use super::back::{Order, Purpose};
 use super::{Back, Place, Pool, State, Victim};
 use crate::plan::{Server, Service};
 use crate::shared::Message;
@@ -18,26 +18,30 @@ use crate::worker::{token, unpack, Worker};
 const DRAIN_MS: u64 = 200;
 /// Pause before another try when there was no connection for a KILL.
 const AGAIN_MS: u64 = 20;
+/// The same after one could not be opened.
+const FAILED_MS: u64 = 250;
 
 impl Worker {
-    /// KILL said by a client: whether there is a session with this id.
-    pub(super) fn kill(&mut self, id: u64, query: bool) -> bool {
+    /// KILL said by a client: an account may end its own sessions, as on the server.
+    pub(super) fn kill(&mut self, user: Option<&Arc<User>>, id: u64, query: bool) -> Killed {
         let Ok(id) = u32::try_from(id) else {
-            return false;
+            return Killed::Unknown;
         };
-        let workers = &self.shared.pool.workers;
-        let found = workers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&id)
-            .copied();
-        let Some(worker) = found else {
-            return false;
+        let sessions = self.shared.pool.sessions();
+        let Some(session) = sessions.get(&id) else {
+            return Killed::Unknown;
         };
+        let is_same = |(one, other): (&Arc<User>, &Arc<User>)| one.server_user == other.server_user;
+        if !session.user.as_ref().zip(user).is_some_and(is_same) {
+            return Killed::NotOwner;
+        }
+        let worker = session.worker;
+        drop(sessions);
         // Also for our own: the session may be the one that is being driven.
-        self.shared.inboxes[worker]
-            .send(Message::Kill { id, query })
-            .is_ok()
+        match self.shared.inboxes[worker].send(Message::Kill { id, query }) {
+            Ok(()) => Killed::Yes,
+            Err(_) => Killed::Unknown,
+        }
     }
 
     /// KILL of a session that is this worker's.
@@ -102,13 +106,14 @@ impl Worker {
             let Some(server) = back.server().map(Arc::clone) else {
                 continue;
             };
-            if self.send_killer(&server, victim, &user, class, client) {
-                if let Some(back) = self.victim_of(victim) {
-                    back.kills += 1;
-                    // Whatever the KILL hits, a reset comes after it.
-                    back.conn.left(Left::Traces);
-                }
-            } else {
+            // Before it is sent, which may be over at once.
+            if let Some(back) = self.victim_of(victim) {
+                back.kills += 1;
+                // Whatever the KILL hits, a reset comes after it.
+                back.conn.left(Left::Traces);
+            }
+            if !self.send_killer(&server, victim, &user, class, client) {
+                self.errand_over(victim, Left::Nothing);
                 victim.at = now + AGAIN_MS;
                 later.push(victim);
             }
@@ -136,8 +141,8 @@ impl Worker {
         &mut self,
         server: &Arc<Server>,
         victim: Victim,
-        user: &Arc<portside_core::pool::User>,
-        class: portside_core::pool::Class,
+        user: &Arc<User>,
+        class: Class,
         client: Option<std::net::SocketAddr>,
     ) -> bool {
         let is_able = |back: &Back| {
@@ -150,7 +155,7 @@ impl Worker {
         if let Some(index) = at.map(|at| self.pool.shelf.remove(at)) {
             if let Some(mut back) = self.take_back(index) {
                 back.errand = Some(victim);
-                self.run_errand(back, victim);
+                self.say_kill(back, victim);
                 return true;
             }
         }
@@ -169,48 +174,116 @@ impl Worker {
             user,
             class,
             client: client.map(|client| (client, client)),
-            wanted_by: None,
-            errand: Some(victim),
+            purpose: Purpose::Kill(victim),
         };
-        self.open_back(service, member, &order).is_ok()
+        self.open_back(service, member, order).is_ok()
     }
 
-    /// A connection is ready to kill: it does, unless the query is over.
+    /// A connection with an errand is ready: to say the KILL, or for what comes after its answer.
     pub(super) fn run_errand(&mut self, mut back: Box<Back>, victim: Victim) {
-        if back.conn.has_traces() || !back.conn.is_ready() || back.has_run {
-            back.errand = None;
-            back.has_run = false;
-            self.errand_over(victim);
-            return self.settle(back);
+        if !back.has_run {
+            return self.say_kill(back, victim);
         }
+        (back.errand, back.has_run) = (None, false);
+        self.errand_over(victim, Left::Nothing);
+        if let Some(next) = self.next_victim(&back) {
+            back.errand = Some(next);
+            return self.say_kill(back, next);
+        }
+        // The one beyond `max` was for this only.
+        if back.slot.as_ref().is_some_and(|slot| slot.is_killer) {
+            return self.quit_back(back);
+        }
+        self.settle(back);
+    }
+
+    /// Says it, unless the query is over: what runs there now was not meant.
+    fn say_kill(&mut self, mut back: Box<Back>, victim: Victim) {
         back.has_run = true;
+        if self.victim_of(victim).is_none() {
+            return self.run_errand(back, victim);
+        }
         let bytes = back.conn.kill_query(victim.thread_id);
         self.say_on_its_own(back, &bytes);
     }
 
-    /// The KILL is answered, or cannot be said: the victim is free again.
-    pub(super) fn errand_over(&mut self, victim: Victim) {
-        match self.pool.backs.get_mut(victim.index) {
-            Some(Place::Here(back)) if back.generation == victim.generation => {
-                back.kills = back.kills.saturating_sub(1);
-                if back.kills == 0 && back.state == State::Barred {
-                    if let Some(back) = self.take_back(victim.index) {
-                        self.settle(back);
-                    }
+    /// Another query that this connection can kill, now that it is here.
+    fn next_victim(&mut self, killer: &Back) -> Option<Victim> {
+        let (now, victims) = (self.now, std::mem::take(&mut self.pool.victims));
+        let mut next = None;
+        let mut later = Vec::with_capacity(victims.len());
+        for victim in victims {
+            match self.victim_of(victim) {
+                Some(back) if next.is_none() && victim.at <= now && can_kill(killer, back) => {
+                    back.kills += 1;
+                    back.conn.left(Left::Traces);
+                    next = Some(victim);
                 }
+                Some(_) => later.push(victim),
+                None => {}
             }
+        }
+        self.pool.victims = later;
+        next
+    }
+
+    /// The KILL is answered, or cannot be said: the victim is free again, but for what is `left` on it.
+    pub(super) fn errand_over(&mut self, victim: Victim, left: Left) {
+        let back = match self.pool.backs.get_mut(victim.index) {
+            Some(Place::Here(back)) => Some(back),
             Some(Place::Lent(owner)) => {
                 let (index, ..) = unpack(*owner);
                 let session = self.sessions.get_mut(index).and_then(Option::as_mut);
                 let pooled = session.and_then(|session| session.pooled.as_mut());
-                let back = pooled.and_then(|pooled| pooled.back.as_mut());
-                if let Some(back) = back.filter(|back| back.generation == victim.generation) {
-                    back.kills = back.kills.saturating_sub(1);
-                }
+                pooled.and_then(|pooled| pooled.back.as_mut())
             }
-            _ => {}
+            _ => None,
+        };
+        let Some(back) = back.filter(|back| back.generation == victim.generation) else {
+            return;
+        };
+        back.kills = back.kills.saturating_sub(1);
+        back.conn.left(left);
+        // Of a reply that nobody reads only what is on its way is still read.
+        back.drained = 0;
+        if back.kills == 0 && back.state == State::Barred {
+            if let Some(back) = self.take_back(victim.index) {
+                self.settle(back);
+            }
         }
     }
+
+    /// A connection with an errand ends: said, nobody knows when the KILL takes effect; else it is tried again.
+    pub(super) fn errand_lost(&mut self, mut victim: Victim, has_run: bool) {
+        if has_run {
+            return self.errand_over(victim, Left::Doubt);
+        }
+        self.errand_over(victim, Left::Nothing);
+        victim.at = self.now + FAILED_MS;
+        self.pool.victims.push(victim);
+    }
+
+    /// Whether the query of a connection that is left to itself is still to be killed.
+    pub(super) fn is_hunted(&self, back: &Back) -> bool {
+        let is_it = |v: &Victim| (v.index, v.generation) == (back.index, back.generation);
+        back.kills > 0 || self.pool.victims.iter().any(is_it)
+    }
+
+    /// Enough of its reply was read: most of what is left would be read for nobody.
+    pub(super) fn hurry_kill(&mut self, back: &Back) {
+        for victim in &mut self.pool.victims {
+            if (victim.index, victim.generation) == (back.index, back.generation) {
+                victim.at = self.now;
+            }
+        }
+    }
+}
+
+/// The server lets an account kill its own queries.
+fn can_kill(killer: &Back, victim: &Back) -> bool {
+    let servers = killer.server().zip(victim.server());
+    servers.is_some_and(|(one, other)| Arc::ptr_eq(&one.state, &other.state))
+        && killer.user.server_user == victim.user.server_user
 }
 
 impl Pool {

@@ -5,19 +5,23 @@ use std::sync::Arc;
 
 use portside_core::balance::{Balancer, Choice, Live, Request};
 use portside_core::pool::{Class, Session as Front, User};
-use portside_core::reason::ServerClose;
+use portside_core::reason::{Cause, ServerClose};
 use portside_proto::err::errno;
 
-use super::back::{NotNow, Order};
+use super::back::{NotNow, Order, Purpose};
 use super::client::Next;
 use super::shelf::Key;
-use super::{Place, Pooled, State};
+use super::{Place, Pooled, Share, State};
 use crate::attempt::Failed;
-use crate::plan::{Server, Service};
+use crate::plan::{Member, Server, Service};
 use crate::refusal::no_server_text;
 use crate::session::{Client, Session};
 use crate::sys;
 use crate::worker::{token, Worker};
+
+/// How long a command waits for a server whose breaker is open: it lets one try after 1 s, and a server that has
+/// just come back shall not fail those who wait for it.
+const BARRED_MS: u64 = 1_500;
 
 /// What a session is told that asks too late.
 const NOT_KNOWN: &str =
@@ -39,22 +43,17 @@ impl Worker {
             back.say(&bytes);
             return Next::Took(0);
         }
-        let service = match self.plan.service(&session.service.name) {
-            Some(service) => Arc::clone(service),
-            None => Arc::clone(&session.service),
-        };
-        session.service = Arc::clone(&service);
+        if !self.follow_plan(session, pooled) {
+            return self.account_is_gone(session, pooled);
+        }
+        let service = Arc::clone(&session.service);
         let Some((user, class)) = wishes(pooled) else {
             return Next::Wait;
         };
         if let Some(same) = pooled.front.as_ref().and_then(|front| front.want().same) {
-            if let Some(back) = self.take_same(same) {
-                return self.lend(index, session, pooled, back);
-            }
-            let error = (errno::NOT_SUPPORTED, *b"42000", NOT_KNOWN);
-            return self.tell(index, session, pooled, input, error);
+            return self.attach_same(index, session, pooled, input, same);
         }
-        if service.paused || pooled.is_opening {
+        if service.paused {
             return self.wait(index, session, pooled, input);
         }
         if let Some(next) = self.go_home(index, session, pooled, input) {
@@ -64,7 +63,9 @@ impl Worker {
             let member = match self.choose_pooled(&service, session, pooled, &user, class) {
                 Choice::Member(member) => member,
                 Choice::Full => {
-                    self.evict(&service, &user, class);
+                    if !pooled.is_opening {
+                        self.evict(&service, &user, class);
+                    }
                     return self.wait(index, session, pooled, input);
                 }
                 Choice::Nobody => {
@@ -79,20 +80,27 @@ impl Worker {
                 class,
                 client: client.map(|(c, _)| c),
             };
-            if let Some(back) = self.take_idle(&key, pooled) {
+            let Some(share) = Share::take(&service.members[member]) else {
+                return self.wait(index, session, pooled, input);
+            };
+            self.note_user(&server, &user, class);
+            if let Some(mut back) = self.take_idle(&key, pooled) {
                 service.members[member].state.total.fetch_add(1, Relaxed);
+                back.share = Some(share);
                 return self.lend(index, session, pooled, back);
+            }
+            if pooled.is_opening {
+                return self.wait(index, session, pooled, input);
             }
             let order = Order {
                 user: &user,
                 class,
                 client,
-                wanted_by: Some(token(index, session.generation, false)),
-                errand: None,
+                purpose: Purpose::Client(token(index, session.generation, false), share),
             };
             // Before the attempt, which may succeed at once.
             pooled.is_opening = true;
-            let begun = self.open_back(&service, member, &order);
+            let begun = self.open_back(&service, member, order);
             pooled.is_opening = begun.is_ok();
             if let Err(NotNow::Failed {
                 why,
@@ -112,46 +120,101 @@ impl Worker {
         }
     }
 
+    /// Brings the session to the present plan: its service, and its account's passwords on the servers. False: the
+    /// account is not in the plan any more.
+    fn follow_plan(&self, session: &mut Session, pooled: &mut Pooled) -> bool {
+        let present = self.plan.service(&session.service.name);
+        let Some(present) = present.filter(|new| !Arc::ptr_eq(new, &session.service)) else {
+            return true;
+        };
+        session.service = Arc::clone(present);
+        let Some(front) = pooled.front.as_mut() else {
+            return true;
+        };
+        let Some(user) = front.account() else {
+            return true;
+        };
+        let account = present.users.get(user.name.as_bytes());
+        if let Some(account) = account.filter(|account| !Arc::ptr_eq(&account.user, user)) {
+            front.adopt(&account.user);
+        }
+        account.is_some()
+    }
+
+    fn account_is_gone(&mut self, session: &mut Session, pooled: &mut Pooled) -> Next {
+        let Some(front) = pooled.front.as_mut() else {
+            return Next::Over(Cause::Internal);
+        };
+        let name = front.account().map_or("", |user| &user.name);
+        let text = format!("portside: the account {name} is not in the configuration any more");
+        let (bytes, _) = front.not_attached(errno::ACCESS_DENIED, *b"28000", &text);
+        self.last_words(session, &bytes, Cause::LoginDenied)
+    }
+
+    /// Only the connection of the last statement will do.
+    fn attach_same(
+        &mut self,
+        index: usize,
+        session: &mut Session,
+        pooled: &mut Pooled,
+        input: &[u8],
+        same: (u64, u64),
+    ) -> Next {
+        let Some(at) = self.pool.find_same(same) else {
+            let error = (errno::NOT_SUPPORTED, *b"42000", NOT_KNOWN);
+            return self.tell(index, session, pooled, input, error);
+        };
+        let server = self.pool.idle_at(at).and_then(|back| back.server());
+        let mut members = session.service.members.iter();
+        let of = |m: &&Member| server.is_some_and(|s| Arc::ptr_eq(&s.state, &m.server.state));
+        let share = match members.find(of) {
+            Some(member) => Share::take(member),
+            None => Some(Share::default()),
+        };
+        if share.is_none() {
+            return self.wait(index, session, pooled, input);
+        }
+        match self.take_alive(at) {
+            Some(mut back) => {
+                back.share = share;
+                self.lend(index, session, pooled, back)
+            }
+            None => self.attach_same(index, session, pooled, input, same),
+        }
+    }
+
     fn choose_pooled(
         &mut self,
         service: &Service,
         session: &Session,
         pooled: &Pooled,
-        user: &User,
+        user: &Arc<User>,
         class: Class,
     ) -> Choice {
         let request = Request {
             client: session.client.ip(),
             random: self.next_random(),
         };
-        let (now, max) = (self.now, service.pool.map_or(0, |pool| pool.max));
+        let now = self.now;
         let pool = &self.pool;
         let live = |i: usize| {
-            let server = &service.members[i].server;
-            let state = &server.state;
-            let no_place =
-                state.pool.open.load(SeqCst) >= max || state.active.load(SeqCst) >= server.max;
+            let member = &service.members[i];
+            let (server, state) = (&member.server, &member.server.state);
             let client = proxied(session, server).map(|(client, _)| client);
-            let fits = state
-                .pool
-                .known
-                .load()
-                .as_ref()
-                .is_none_or(|known| class.fits(known.capabilities));
+            let key = Key {
+                server,
+                user,
+                class,
+                client,
+            };
+            let opens_none = pooled.is_opening || server.is_full(now);
+            let has_share = |max| member.state.lent.load(SeqCst) < max;
+            let may_use = member.own_max.is_none_or(has_share);
             Live {
                 load: state.pool.busy.load(SeqCst),
-                full: no_place
-                    && !pool.has_idle(
-                        &Key {
-                            server,
-                            user,
-                            class,
-                            client,
-                        },
-                        pooled,
-                    ),
-                excluded: !fits
-                    || (i < 64 && pooled.tried & (1 << i) != 0)
+                full: !may_use || (opens_none && !pool.has_idle(&key, pooled)),
+                excluded: !fits(server, class)
+                    || has_tried(pooled, i)
                     || !state.breaker.state().would_pass(now),
             }
         };
@@ -165,7 +228,8 @@ impl Worker {
         }
     }
 
-    /// Nobody can serve this command: one more round while there are retries, then an ERR.
+    /// Nobody can serve this command: one more round while there are retries, or while the only obstacle is a
+    /// breaker that will soon let one try; then an ERR.
     fn nobody_pooled(
         &mut self,
         index: usize,
@@ -174,24 +238,46 @@ impl Worker {
         input: &[u8],
         service: &Service,
     ) -> Next {
-        let is_served = service.balance.iter().any(|m| m.eligible && m.weight() > 0);
+        let mut usable = (0..service.members.len()).filter(|i| service.uses(*i));
+        let class = pooled.front.as_ref().map(Front::class).unwrap_or_default();
+        let since = pooled.waits_since.unwrap_or(self.now);
+        let is_served = usable.clone().next().is_some();
         if is_served && pooled.failures > 0 && pooled.failures <= service.retries {
             pooled.tried = 0;
             pooled.failures += 1;
             return self.wait(index, session, pooled, input);
+        }
+        let is_barred = |i: usize| {
+            let server = &service.members[i].server;
+            fits(server, class) && !server.state.breaker.state().would_pass(self.now)
+        };
+        if self.now < since + BARRED_MS && usable.clone().any(is_barred) {
+            return self.wait(index, session, pooled, input);
+        }
+        if is_served && usable.all(|i| !fits(&service.members[i].server, class)) {
+            return self.is_outdated(session, pooled);
         }
         let text = match pooled.error.take().filter(|_| pooled.failures > 0) {
             Some(text) => text,
             None => no_server_text(service, self.now),
         };
         let text = format!("portside: service {}: {text}", service.name);
-        self.tell(
-            index,
-            session,
-            pooled,
-            input,
-            (errno::NO_SERVER, *b"08004", &text),
-        )
+        let error = (errno::NO_SERVER, *b"08004", text.as_str());
+        self.tell(index, session, pooled, input, error)
+    }
+
+    /// No server offers what this session chose at its login: they were replaced by others meanwhile.
+    fn is_outdated(&mut self, session: &mut Session, pooled: &mut Pooled) -> Next {
+        let text = format!(
+            "portside: service {}: its servers were changed and do not offer any more what this \
+             session chose at its login: connect again",
+            session.service.name
+        );
+        let Some(front) = pooled.front.as_mut() else {
+            return Next::Over(Cause::Internal);
+        };
+        let (bytes, _) = front.not_attached(errno::NO_SERVER, *b"08004", &text);
+        self.last_words(session, &bytes, Cause::NoServer)
     }
 
     /// The command (or transaction) is over: the connection is anybody's.
@@ -200,7 +286,6 @@ impl Worker {
             return;
         };
         back.conn.left(front.take_traces());
-        back.busy = None;
         back.state = State::OnItsOwn;
         back.used_at = self.now;
         self.pool.backs[back.index] = Place::Taken;
@@ -219,7 +304,7 @@ impl Worker {
         let (Some(mut back), Some(front)) = (pooled.back.take(), pooled.front.as_mut()) else {
             return;
         };
-        back.busy = None;
+        back.is_back();
         self.pool.backs[back.index] = Place::Taken;
         back.used_at = self.now;
         if front.is_sending() {
@@ -245,6 +330,17 @@ impl Worker {
         }
         self.release(session, pooled);
     }
+}
+
+fn fits(server: &Server, class: Class) -> bool {
+    let known = server.state.pool.known.load();
+    let known = known.as_ref();
+    known.is_none_or(|known| class.fits(known.capabilities))
+}
+
+/// Of the first 64 members.
+fn has_tried(pooled: &Pooled, member: usize) -> bool {
+    member < 64 && pooled.tried & (1 << member) != 0
 }
 
 fn wishes(pooled: &Pooled) -> Option<(Arc<User>, Class)> {

@@ -1,9 +1,14 @@
-//! How a server connection of the pool ends: QUIT, the server's FIN, then as the close rules say; and what it gives back.
+//! How a server connection of the pool ends, also one that never came to be of use: QUIT, the server's FIN, then as the close rules say; and what it gives back.
+
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::Arc;
 
 use portside_core::breaker::Event as Breaker;
+use portside_core::pool::Failure;
 use portside_core::ports::Closed;
 use portside_core::reason::ServerClose;
 use portside_core::relay::ToServer;
+use portside_proto::err::errno;
 use portside_proto::quit;
 
 use super::{Back, State};
@@ -12,7 +17,88 @@ use crate::socket::Read;
 use crate::sys;
 use crate::worker::{Worker, TURN_BYTES};
 
+/// Read of a reply that nobody wants any more before its query is killed at once.
+const LITTLE: u64 = 64 * 1024;
+/// What the two kernels may hold of a reply after its query was killed: a send and a receive buffer
+/// (`tcp_wmem` 4 MiB, `tcp_rmem` 6 MiB by default).
+const IN_FLIGHT: u64 = 16 * 1024 * 1024;
+
+/// How long a server that has no place left is not asked again.
+const FULL_MS: u64 = 250;
+
 impl Worker {
+    pub(super) fn login_refused(&mut self, mut back: Box<Back>, failure: Failure) {
+        match failure {
+            Failure::Refused { errno, message } => {
+                self.was_refused(&mut back, errno, &message);
+                self.back_failed(back, &format!("ERR {errno}: {message}"), false);
+            }
+            Failure::Unfit(known) => {
+                if let Some(server) = back.server() {
+                    server.state.pool.known.store(Some(Arc::new(*known)));
+                }
+                // It looks again, and finds what is known now.
+                if let Some(owner) = back.wanted_by.take() {
+                    self.opening_done(owner);
+                }
+                let text = "the server offers other capabilities than before";
+                self.back_failed(back, text, false);
+            }
+            Failure::Denied(text) | Failure::Broken(text) => self.back_failed(back, &text, false),
+            Failure::Step(error) => self.back_failed(back, &error.message, false),
+        }
+    }
+
+    /// An ERR of a server that is alive: no place, or not for our address.
+    fn was_refused(&mut self, back: &mut Back, number: u16, message: &str) {
+        let Some(server) = back.server().map(Arc::clone) else {
+            return;
+        };
+        // Alive, whatever it says: the breaker is not for this.
+        server.state.breaker.on(Breaker::Success, self.now);
+        let ips = (back.source_ip, back.source.map(|s| s.ip()));
+        self.host_refused(&server, back.destination, ips, (number, message));
+        if !errno::is_full(number) {
+            return;
+        }
+        let until = self.now + FULL_MS;
+        server.state.pool.full_until_ms.store(until, SeqCst);
+        if let Some(owner) = back.wanted_by.take() {
+            let text = format!("server {}: ERR {number}: {message}", server.name);
+            self.opening_turned_away(owner, text);
+        }
+    }
+
+    /// It never came to be of use: the session that asked for it is told. `is_dead`: the breaker counts it.
+    pub(super) fn back_failed(&mut self, mut back: Box<Back>, what: &str, is_dead: bool) {
+        let Some(server) = back.server().map(Arc::clone) else {
+            return;
+        };
+        let to = &server.destinations[back.destination].text;
+        let text = format!("server {}: {to}: {what}", server.name);
+        let wanted_by = back.wanted_by.take();
+        if back.is_scout {
+            self.pool.scouts.retain(|name| *name != server.name);
+            server.state.pool.was_asked.store(true, Relaxed);
+        }
+        // Another port is worth a try at once, as another address is.
+        let mut has_other = back.reset_was_lost;
+        if is_dead {
+            back.is_probe = false;
+            has_other = self.server_failed(&server, back.destination, back.opened_at, &text);
+        }
+        // A connection that was answered is closed in the server's own time where that is possible.
+        let how = if back.has_greeted {
+            ServerClose::Cut
+        } else {
+            ServerClose::Lost
+        };
+        self.close_back(back, how);
+        if let Some(owner) = wanted_by {
+            self.opening_failed(owner, &server.name, text, has_other);
+        }
+    }
+
     /// Says QUIT and waits for the server's FIN, as the close rules want it.
     pub(super) fn quit_back(&mut self, mut back: Box<Back>) {
         let is_busy = back.conn.is_busy();
@@ -62,8 +148,13 @@ impl Worker {
                 Read::Lost => return self.close_back(back, ServerClose::Lost),
                 Read::Nothing => break,
             }
-            if back.owes_reply && back.drained > back.rules.abandon_bytes {
-                return self.close_back(back, ServerClose::Abandoned);
+            if back.owes_reply && back.drained > LITTLE {
+                self.hurry_kill(&back);
+                // While the KILL is under way the server must not be stuck in writing: it would not notice.
+                let most = back.rules.abandon_bytes + IN_FLIGHT;
+                if back.drained > most && !self.is_hunted(&back) {
+                    return self.close_back(back, ServerClose::Abandoned);
+                }
             }
             if turn >= TURN_BYTES {
                 self.run_again.push(back.token());
@@ -100,9 +191,9 @@ impl Worker {
 
     /// The end of a connection: socket, tuple, places.
     pub(super) fn close_back(&mut self, mut back: Box<Back>, how: ServerClose) {
-        back.busy = None;
+        back.is_back();
         if let Some(victim) = back.errand.take() {
-            self.errand_over(victim);
+            self.errand_lost(victim, back.has_run);
         }
         if let (true, Some(server)) = (back.is_probe, back.server()) {
             server.state.breaker.on(Breaker::Withdrawn, self.now);
@@ -127,6 +218,6 @@ impl Worker {
         }
         drop(slot);
         self.shared.slot_freed(&self.plan);
-        self.pool.has_news |= !self.pool.waiters.is_empty();
+        self.pool.has_news |= self.pool.has_waiters();
     }
 }

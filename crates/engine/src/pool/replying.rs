@@ -1,13 +1,20 @@
 //! Commands out to a server, replies back to the client, and connections that break meanwhile.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use portside_core::pool::{Event, Failure, Session as Front};
 use portside_core::reason::Cause;
+use portside_proto::err::errno;
 
 use super::client::Next;
 use super::Pooled;
+use crate::events::Kind;
 use crate::session::Session;
 use crate::socket::Read;
 use crate::worker::{token, Worker, TURN_BYTES};
+
+/// Writes that a server refuses are told once in this time.
+const READ_ONLY_MS: u64 = 60_000;
 
 impl Worker {
     /// Reads the attached connection: steps of its preparation, or a reply for the client.
@@ -117,11 +124,39 @@ impl Worker {
                     self.drop_lost(back);
                     return Some(Next::Over(Cause::ServerEof));
                 }
+                if outcome.error.is_some_and(errno::is_read_only) {
+                    self.note_refused_write(session, pooled);
+                }
                 self.release_if_free(session, pooled);
                 Some(Next::Took(0))
             }
             Err(Failure::Broken(text)) => Some(self.back_lost(session, pooled, &text)),
             Err(_) => Some(Next::Over(Cause::Internal)),
+        }
+    }
+
+    /// A write met a read-only server. Its client has the server's word; the administrator should know, too.
+    fn note_refused_write(&mut self, session: &Session, pooled: &Pooled) {
+        let Some(server) = pooled.back.as_ref().and_then(|back| back.server()) else {
+            return;
+        };
+        let pool = &server.state.pool;
+        let count = pool.read_only_errors.fetch_add(1, Relaxed) + 1;
+        let told = pool.read_only_told_ms.load(Relaxed);
+        let is_due = count == 1 || self.now >= told + READ_ONLY_MS;
+        let swap = |new| {
+            pool.read_only_told_ms
+                .compare_exchange(told, new, Relaxed, Relaxed)
+        };
+        if is_due && swap(self.now).is_ok() {
+            let name = &session.service.name;
+            let text = format!(
+                "service {name}: server {} refused a write because it is read-only ({count} so far)",
+                server.name
+            );
+            self.shared
+                .events
+                .push(Kind::WriteRefused, name, &server.name, text);
         }
     }
 

@@ -8,7 +8,7 @@ use mio::Interest;
 use portside_core::pool::{Class, Session as Front, User};
 use portside_core::reason::ServerClose;
 
-use super::{Back, Place, Pooled};
+use super::{Back, Place, Pooled, State};
 use crate::plan::{Server, Service};
 use crate::shared::Message;
 use crate::socket::Read;
@@ -32,18 +32,14 @@ impl Worker {
                 })
                 .min_by_key(|(distance, at)| (*distance, std::cmp::Reverse(*at)));
             let (_, at) = place?;
-            let index = self.pool.shelf.remove(at);
-            if let Some(back) = self.take_back(index).and_then(|back| self.alive(back)) {
+            if let Some(back) = self.take_alive(at) {
                 return Some(back);
             }
         }
     }
 
-    pub(super) fn take_same(&mut self, (id, uses): (u64, u64)) -> Option<Box<Back>> {
-        let at = (0..self.pool.shelf.len()).find(|at| {
-            let back = self.pool.idle_at(*at);
-            back.is_some_and(|back| back.id == id && back.conn.uses() == uses)
-        })?;
+    /// The idle connection at this place of the shelf, if it is alive.
+    pub(super) fn take_alive(&mut self, at: usize) -> Option<Box<Back>> {
         let index = self.pool.shelf.remove(at);
         let back = self.take_back(index)?;
         self.alive(back)
@@ -66,7 +62,7 @@ impl Worker {
     }
 
     /// Every place is taken, perhaps by idle connections of others: the one unused for longest makes room.
-    pub(super) fn evict(&mut self, service: &Service, user: &User, class: Class) {
+    pub(super) fn evict(&mut self, service: &Service, user: &Arc<User>, class: Class) {
         for member in &service.members {
             let at = (0..self.pool.shelf.len()).find(|at| {
                 self.pool.idle_at(*at).is_some_and(|back| {
@@ -96,17 +92,12 @@ impl Worker {
         let Some((service, other)) = pools.find_map(|s| Some((s, waits(s)?))) else {
             return;
         };
-        let max = service.pool.map_or(0, |pool| pool.max);
         let at = (0..self.pool.shelf.len()).find(|at| {
             let server = self.pool.idle_at(*at).and_then(Back::server);
             server.is_some_and(|server| {
-                let state = &server.state;
-                let full =
-                    state.pool.open.load(SeqCst) >= max || state.active.load(SeqCst) >= server.max;
-                full && service
-                    .members
-                    .iter()
-                    .any(|m| Arc::ptr_eq(&m.server.state, state))
+                let mut members = service.members.iter().map(|m| &m.server);
+                let present = members.find(|s| Arc::ptr_eq(&s.state, &server.state));
+                present.is_some_and(|present| present.is_full(self.now))
             })
         });
         if let Some(index) = at.map(|at| self.pool.shelf.remove(at)) {
@@ -124,17 +115,28 @@ impl Worker {
         self.pool.backs.try_remove(back.index);
         if let Err(Message::Pooled(back)) = self.shared.inboxes[worker].send(Message::Pooled(back))
         {
-            self.take_over(back);
+            // Its inbox is full: it stays.
+            if let Some(back) = self.register(back) {
+                self.shelve(back);
+            }
         }
     }
 
     /// A connection that another worker has handed over.
-    pub(crate) fn take_over(&mut self, mut back: Box<Back>) {
+    pub(crate) fn take_over(&mut self, back: Box<Back>) {
+        if let Some(back) = self.register(back) {
+            self.settle(back);
+        }
+    }
+
+    /// Gives a connection of elsewhere a place here. None: it is gone.
+    fn register(&mut self, mut back: Box<Back>) -> Option<Box<Back>> {
         self.pool.serial += 1;
         self.pool.generations = (self.pool.generations + 1) & 0x3fff_ffff;
         // A new name: what a session of the other worker knew of it holds no more.
         (back.id, back.generation) = (self.pool.serial, self.pool.generations);
         back.index = self.pool.backs.insert(Place::Taken);
+        (back.armed, back.plan) = (None, 0);
         let fd = back.socket.fd();
         let both = Interest::READABLE | Interest::WRITABLE;
         let registry = self.poll.registry();
@@ -142,19 +144,38 @@ impl Worker {
             .register(&mut SourceFd(&fd), back.token(), both)
             .is_err()
         {
-            return self.close_back(back, ServerClose::Cut);
+            self.close_back(back, ServerClose::Cut);
+            return None;
         }
+        Some(back)
+    }
+
+    /// Free for everybody here.
+    pub(super) fn shelve(&mut self, mut back: Box<Back>) {
+        back.state = State::Idle;
         back.armed = None;
-        self.settle(back);
+        self.pool.shelf.push(back.index);
+        self.pool.has_news |= self.pool.has_waiters();
+        self.put_back_down(back);
     }
 }
 
 /// What connections of the pool are told apart by.
 pub(super) struct Key<'a> {
     pub server: &'a Arc<Server>,
-    pub user: &'a User,
+    pub user: &'a Arc<User>,
     pub class: Class,
     pub client: Option<std::net::SocketAddr>,
+}
+
+impl Server {
+    /// Whether no connection can be added: by `[pool] max`, by its own limit, or by the server's word.
+    pub(super) fn is_full(&self, now: u64) -> bool {
+        let (state, pool) = (&self.state, &self.state.pool);
+        pool.open.load(SeqCst) >= self.pool.map_or(0, |pool| pool.max)
+            || state.active.load(SeqCst) >= self.max
+            || now < pool.full_until_ms.load(SeqCst)
+    }
 }
 
 impl Key<'_> {
@@ -173,6 +194,14 @@ impl Key<'_> {
 }
 
 impl super::Pool {
+    /// Where the idle connection lies that was left at this count of uses.
+    pub(super) fn find_same(&self, (id, uses): (u64, u64)) -> Option<usize> {
+        (0..self.shelf.len()).find(|at| {
+            let back = self.idle_at(*at);
+            back.is_some_and(|back| back.id == id && back.conn.uses() == uses)
+        })
+    }
+
     pub(super) fn idle_at(&self, at: usize) -> Option<&Back> {
         match self.backs.get(*self.shelf.get(at)?)? {
             Place::Here(back) => Some(back),

@@ -1,20 +1,17 @@
-//! What pool mode does by the clock: connections too old or too long idle, scouts for servers not known yet.
+//! What pool mode does by the clock, and when a plan or a server goes: connections that have to end.
 
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::Arc;
 
-use portside_core::pool::Class;
-
-use super::back::Order;
 use super::{Back, Place};
-use crate::plan::Service;
+use crate::plan::{ServerState, Service};
 use crate::shared::Cut;
 use crate::worker::{Worker, READ_BYTES};
 
 /// How often ages are looked at.
 const TICK_MS: u64 = 1_000;
-/// How often a server that is not known yet is asked.
-const SCOUT_MS: u64 = 250;
+/// How often while a server is not known yet, or has too few connections that lie ready.
+const SOON_MS: u64 = 250;
 
 impl Worker {
     /// A new plan: pool services need a scratch buffer and a clock, old connections may be nobody's any more.
@@ -30,13 +27,15 @@ impl Worker {
         if has_pool || !self.pool.backs.is_empty() {
             self.pool.tick_at = Some(self.now);
         }
+        self.pool.plans += 1;
+        self.pool.lines.retain(|(_, line)| !line.is_empty());
     }
 
     /// Called in every turn of the loop; cheap when nothing is due.
     pub(crate) fn pool_tick(&mut self) {
         if std::mem::take(&mut self.pool.has_news) {
             self.serve_pool();
-            if self.pool.waiters.is_empty() {
+            if !self.pool.has_waiters() {
                 self.share_idle();
             }
         }
@@ -44,121 +43,99 @@ impl Worker {
         if self.pool.tick_at.is_none_or(|at| self.now < at) {
             return;
         }
-        for index in self.pool.shelf.clone() {
-            if let Some(back) = self.take_back(index) {
-                if self.must_retire(&back) || self.is_idle_too_long(&back) {
-                    self.quit_back(back);
-                } else {
-                    self.put_back_down(back);
-                }
-            }
-        }
+        self.thin_out();
         let is_unknown = self.send_scouts();
+        let is_cold = self.keep_warm();
         let is_used = !self.pool.backs.is_empty()
             || self
                 .plan
                 .services
                 .iter()
                 .any(|service| service.pool.is_some());
-        let pause = if is_unknown { SCOUT_MS } else { TICK_MS };
+        let pause = if is_unknown || is_cold {
+            SOON_MS
+        } else {
+            TICK_MS
+        };
         self.pool.tick_at = is_used.then_some(self.now + pause);
     }
 
-    /// Asks servers of pool services that have not greeted yet who they are, so that clients can be greeted.
-    /// True: some are still unknown.
-    fn send_scouts(&mut self) -> bool {
-        let plan = Arc::clone(&self.plan);
-        let mut is_unknown = false;
-        for service in plan
-            .services
-            .iter()
-            .filter(|service| service.pool.is_some())
-        {
-            for member in 0..service.members.len() {
-                let server = &service.members[member].server;
-                let eligible = service.balance[member].eligible;
-                if !eligible || server.state.pool.known.load().is_some() {
-                    continue;
-                }
-                is_unknown = true;
-                if self.id == 0 && !self.pool.scouts.contains(&server.name) {
-                    self.send_scout(service, member);
-                }
-            }
+    /// Too old, or of a server, an address or an account that nobody here may use.
+    pub(super) fn must_retire(&self, back: &mut Back) -> bool {
+        if back.plan != self.pool.plans {
+            back.plan = self.pool.plans;
+            back.retire_at = self.retire_at(back);
         }
-        is_unknown && plan.accepting
+        // At the end sessions that run on still need connections.
+        let is_over = !self.plan.accepting && !self.pool.has_waiters();
+        is_over || self.now >= back.retire_at
     }
 
-    fn send_scout(&mut self, service: &Service, member: usize) {
-        let Some(user) = service.users.scout() else {
-            return;
-        };
-        let order = Order {
-            user,
-            class: Class {
-                capabilities: 0,
-                collation: 45,
-            },
-            client: None,
-            wanted_by: None,
-            errand: None,
-        };
-        let name = service.members[member].server.name.clone();
-        self.pool.scouts.push(name.clone());
-        if self.open_back(service, member, &order).is_err() {
-            let pool = &service.members[member].server.state.pool;
-            pool.was_asked.store(true, Relaxed);
-            self.pool.scouts.retain(|scout| *scout != name);
-        }
-    }
-
-    /// Too old, or of a server, an address or an account that the plan does not know any more.
-    pub(super) fn must_retire(&self, back: &Back) -> bool {
+    fn retire_at(&self, back: &Back) -> u64 {
         let Some(server) = back.server() else {
-            return true;
-        };
-        let Some(present) = self.plan.server(&server.name) else {
-            return true;
+            return 0;
         };
         let to = &server.destinations[back.destination].text;
-        if !self.plan.accepting
-            || !Arc::ptr_eq(&present.state, &server.state)
-            || present.destinations.iter().all(|d| d.text != *to)
-        {
-            return true;
+        let present = self.plan.server(&server.name).filter(|present| {
+            Arc::ptr_eq(&present.state, &server.state)
+                && present.destinations.iter().any(|d| d.text == *to)
+        });
+        let may_use = |service: &Arc<Service>| {
+            let mut members = service.members.iter().enumerate();
+            service.pool.is_some()
+                && service.users.shares_with(&back.user)
+                && members
+                    .any(|(i, m)| Arc::ptr_eq(&m.server.state, &server.state) && service.uses(i))
+        };
+        let pool = present.and_then(|present| present.pool);
+        match pool.filter(|_| self.plan.services.iter().any(may_use)) {
+            None => 0,
+            // A tenth of spread: connections opened together must not go together.
+            Some(pool) => pool
+                .max_lifetime_ms
+                .map_or(u64::MAX, |ms| back.opened_at + ms - back.id % 10 * ms / 100),
         }
-        let mut services = self.plan.services.iter().filter(|s| s.pool.is_some());
-        let is_of = |service: &&Arc<Service>| {
-            let account = service.users.get(back.user.name.as_bytes());
-            service
-                .members
-                .iter()
-                .any(|m| Arc::ptr_eq(&m.server.state, &server.state))
-                && account.is_some_and(|account| *account.user == *back.user)
-        };
-        let Some(service) = services.find(is_of) else {
-            return true;
-        };
-        let lifetime = service.pool.and_then(|pool| pool.max_lifetime_ms);
-        // A tenth of spread: connections opened together must not go together.
-        lifetime.is_some_and(|ms| self.now >= back.opened_at + ms - back.id % 10 * ms / 100)
     }
 
-    fn is_idle_too_long(&self, back: &Back) -> bool {
-        let Some(server) = back.server() else {
-            return true;
-        };
-        let mut services = self.plan.services.iter().filter(|service| {
-            service
-                .members
+    /// Sends idle connections away that are too old, idle for too long, or too many after a reload.
+    fn thin_out(&mut self) {
+        let mut kept: Vec<(*const ServerState, u32)> = Vec::new();
+        // The one used last comes first, so that it is kept.
+        for index in self.pool.shelf.iter().rev().copied().collect::<Vec<_>>() {
+            let Some(mut back) = self.take_back(index) else {
+                continue;
+            };
+            let state = back
+                .server()
+                .map_or(std::ptr::null(), |s| Arc::as_ptr(&s.state));
+            let at = kept
                 .iter()
-                .any(|m| Arc::ptr_eq(&m.server.state, &server.state))
-        });
-        let Some(pool) = services.find_map(|service| service.pool) else {
+                .position(|(s, _)| *s == state)
+                .unwrap_or_else(|| {
+                    kept.push((state, 0));
+                    kept.len() - 1
+                });
+            if self.must_retire(&mut back) || self.is_spare(&back, kept[at].1) {
+                self.quit_back(back);
+            } else {
+                kept[at].1 += 1;
+                self.put_back_down(back);
+            }
+        }
+    }
+
+    /// `kept`: idle connections of the same server that stay here.
+    fn is_spare(&self, back: &Back, kept: u32) -> bool {
+        let server = back
+            .server()
+            .and_then(|server| self.plan.server(&server.name));
+        let Some((server, pool)) = server.and_then(|server| Some((server, server.pool?))) else {
             return true;
         };
-        let open = server.state.pool.open.load(SeqCst);
-        open > pool.min_idle && pool.idle_ms.is_some_and(|ms| self.now >= back.used_at + ms)
+        let is_old = pool.idle_ms.is_some_and(|ms| self.now >= back.used_at + ms);
+        server.state.pool.open.load(SeqCst) > pool.max
+            || back.is_wrong_guess()
+            || (is_old && kept >= self.share_of(pool.min_idle))
     }
 
     /// A server goes (maint, on_down): its idle connections are closed, its clients are cut.

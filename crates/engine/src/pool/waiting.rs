@@ -1,5 +1,6 @@
 //! Clients of pool services that wait for a connection: first come, first served, each with the deadline of its command.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::Arc;
 
@@ -7,7 +8,8 @@ use mio::Token;
 use portside_proto::err::errno;
 
 use super::client::Next;
-use super::{Pooled, Waiting};
+use super::{Pool, Pooled, Waiting};
+use crate::plan::ServiceState;
 use crate::session::Session;
 use crate::worker::{token, unpack, Worker};
 
@@ -48,9 +50,8 @@ impl Worker {
             }
             pooled.waiting = Some(Waiting::new(state, self.id, since));
             pooled.look_at = self.now + LOOK_AGAIN_MS;
-            self.pool
-                .waiters
-                .push_back(token(index, session.generation, false));
+            let mine = token(index, session.generation, false);
+            self.pool.line(&service.state).push_back(mine);
             if is_new {
                 self.ask_others();
             }
@@ -111,22 +112,41 @@ impl Worker {
         pooled.waiting = None;
         let waited = (self.now - since) as f64 / 1000.0;
         let service = Arc::clone(&session.service);
+        let number = match pooled.failures {
+            0 => errno::TOO_MANY_CONNECTIONS,
+            _ => errno::NO_SERVER,
+        };
         let text = match (pooled.error.take(), service.paused) {
-            (Some(text), _) => format!("portside: service {}: {text}", service.name),
-            (None, true) => format!("portside: service {}: waited {waited:.1} s; it is paused", service.name),
+            (Some(text), _) => format!(
+                "portside: service {}: waited {waited:.1} s: {text}",
+                service.name
+            ),
+            (None, true) => format!(
+                "portside: service {}: waited {waited:.1} s; it is paused",
+                service.name
+            ),
             (None, false) => format!(
                 "portside: service {}: waited {waited:.1} s for a free server connection ([pool] max, \
                  max_connections). On the proxy: portside show servers",
                 service.name
             ),
         };
-        let error = (errno::TOO_MANY_CONNECTIONS, *b"08004", text.as_str());
+        let error = (number, *b"08004", text.as_str());
         self.tell(index, session, pooled, input, error)
     }
 
-    /// First come, first served, as far as there are connections.
+    /// First come, first served, as far as there are connections; the services in turn.
     pub(super) fn serve_pool(&mut self) {
-        let mut line = std::mem::take(&mut self.pool.waiters);
+        let count = self.pool.lines.len();
+        self.pool.turn = self.pool.turn.wrapping_add(1);
+        for at in 0..count {
+            self.serve_line((self.pool.turn + at) % count);
+        }
+    }
+
+    /// A service whose clients cannot be served now must not hold up another's.
+    fn serve_line(&mut self, at: usize) {
+        let mut line = std::mem::take(&mut self.pool.lines[at].1);
         let mut in_vain = 0;
         while let Some(token) = line.pop_front() {
             let (index, generation, _) = unpack(token);
@@ -140,20 +160,29 @@ impl Worker {
             };
             pooled.waiting = None;
             self.put_back(index, session);
-            let before = self.pool.waiters.len();
+            let before = self.pool.lines[at].1.len();
             self.guarded(token, None);
-            in_vain += usize::from(self.pool.waiters.len() > before);
+            in_vain += usize::from(self.pool.lines[at].1.len() > before);
             if in_vain >= IN_VAIN {
                 break;
             }
         }
-        self.pool.waiters.append(&mut line);
+        self.pool.lines[at].1.append(&mut line);
     }
 
     /// The connection opened for this session is ready (it may be another's by now): it looks again.
     pub(super) fn opening_done(&mut self, owner: Token) {
         if let Some(pooled) = self.waiting_session(owner) {
             pooled.is_opening = false;
+        }
+        self.pool.has_news = true;
+    }
+
+    /// The server has no place for the connection that was opened for this session: it waits for another.
+    pub(super) fn opening_turned_away(&mut self, owner: Token, text: String) {
+        if let Some(pooled) = self.waiting_session(owner).filter(|p| p.is_opening) {
+            pooled.is_opening = false;
+            pooled.error = Some(text);
         }
         self.pool.has_news = true;
     }
@@ -172,7 +201,8 @@ impl Worker {
             let members = &session.service.members;
             members.iter().position(|m| m.server.name == server)
         });
-        if let Some(pooled) = self.waiting_session(owner) {
+        // One that was served by another connection meanwhile is not concerned.
+        if let Some(pooled) = self.waiting_session(owner).filter(|p| p.is_opening) {
             pooled.is_opening = false;
             pooled.failures += 1;
             pooled.error = Some(text);
@@ -188,5 +218,22 @@ impl Worker {
         let session = self.sessions.get_mut(index)?.as_mut()?;
         let is_same = session.generation == generation;
         session.pooled.as_deref_mut().filter(|_| is_same)
+    }
+}
+
+impl Pool {
+    /// Who waits for connections of this service.
+    fn line(&mut self, service: &Arc<ServiceState>) -> &mut VecDeque<Token> {
+        let known = self.lines.iter().position(|(s, _)| Arc::ptr_eq(s, service));
+        let at = known.unwrap_or_else(|| {
+            self.lines.push((Arc::clone(service), VecDeque::new()));
+            self.lines.len() - 1
+        });
+        &mut self.lines[at].1
+    }
+
+    /// Whether anybody may be waiting here.
+    pub(super) fn has_waiters(&self) -> bool {
+        self.lines.iter().any(|(_, line)| !line.is_empty())
     }
 }

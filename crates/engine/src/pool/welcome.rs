@@ -11,7 +11,7 @@ use portside_proto::err::errno;
 
 use super::accounts::UserSlot;
 use super::client::Next;
-use super::{Known, Pooled};
+use super::{Known, Living, Pooled};
 use crate::plan::{take_slot, Member, Service};
 use crate::refusal::no_server_text;
 use crate::session::{Client, ServiceSlot, Session};
@@ -87,14 +87,11 @@ impl Worker {
             pooled.is_over = true;
             return Next::Over(Cause::NoServer);
         };
-        let mut workers = self
-            .shared
-            .pool
-            .workers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        workers.insert(id, self.id);
-        drop(workers);
+        let living = Living {
+            worker: self.id,
+            user: None,
+        };
+        self.shared.pool.sessions().insert(id, living);
         session.times.assigned = self.now;
         session.times.greeted = self.now;
         pooled.front = Some(front);
@@ -175,6 +172,9 @@ impl Worker {
             pooled.user_slot = Some(UserSlot(Arc::clone(&account.sessions)));
         } else {
             pooled.user_slot = None;
+        }
+        if let Some(living) = self.shared.pool.sessions().get_mut(&front.thread_id()) {
+            living.user = front.account().map(Arc::clone);
         }
         let bytes = front.admitted();
         self.say(index, session, &bytes)

@@ -5,11 +5,14 @@
 
 use super::Plugin;
 use crate::command::{capability, com, extended, marker, status};
-use crate::wire::{packet, put_lenenc, Reader};
+use crate::wire::{packet, put_lenenc_bytes, Reader};
 
 /// Payload bytes of a login packet at most: user, schema, plugin and 64 KiB of attributes
 /// (`sql/auth/sql_authentication.cc`).
 pub const LOGIN_MAX: usize = 70 * 1024;
+
+/// A change of the current schema among session state changes (`enum_session_state_type`).
+const TRACKED_SCHEMA: u8 = 1;
 
 /// What a client sends to ask for the key.
 pub const KEY_REQUEST: u8 = 2;
@@ -59,8 +62,8 @@ pub fn greeting(offer: &Offer<'_>) -> Vec<u8> {
 pub struct Login<'a> {
     /// Capability flags, MariaDB's own in the upper half.
     pub capabilities: u64,
-    /// Collation's number.
-    pub collation: u8,
+    /// Collation's number; above 255 only in a change of user.
+    pub collation: u16,
     /// Account.
     pub user: &'a [u8],
     /// Authentication data.
@@ -97,7 +100,7 @@ impl<'a> Login<'a> {
             return None;
         }
         let _largest_packet = reader.u32()?;
-        let collation = reader.u8()?;
+        let collation = reader.u8()?.into();
         let _filler = reader.take(19)?;
         let extended = reader.u32()?;
         let user = reader.until_nul();
@@ -137,7 +140,7 @@ impl<'a> Login<'a> {
         let length = reader.u8()?;
         let answer = reader.take(usize::from(length))?;
         let schema = reader.until_nul();
-        let collation = reader.u16().map_or(0, |number| number as u8);
+        let collation = reader.u16().unwrap_or(0);
         let has_plugin = capabilities & u64::from(capability::PLUGIN_AUTH) != 0;
         let plugin = if has_plugin && !reader.0.is_empty() {
             reader.until_nul()
@@ -221,6 +224,18 @@ pub fn ok(sequence: u8, flags: u16) -> Vec<u8> {
     packet(sequence, &[marker::OK, 0, 0, low, high, 0, 0])
 }
 
+/// An OK after a login that chose a schema, for a client that tracks the session's state.
+pub fn ok_with_schema(sequence: u8, flags: u16, schema: &[u8]) -> Vec<u8> {
+    let [low, high] = (flags | status::SESSION_STATE_CHANGED).to_le_bytes();
+    // No message; then one change of this kind.
+    let mut payload = vec![marker::OK, 0, 0, low, high, 0, 0, 0];
+    let (mut name, mut change) = (Vec::new(), vec![TRACKED_SCHEMA]);
+    put_lenenc_bytes(&mut name, schema);
+    put_lenenc_bytes(&mut change, &name);
+    put_lenenc_bytes(&mut payload, &change);
+    packet(sequence, &payload)
+}
+
 /// A command packet.
 pub fn command(number: u8, argument: &[u8]) -> Vec<u8> {
     debug_assert!(argument.len() < 1 << 20);
@@ -251,13 +266,18 @@ pub fn put_query(to: &mut Vec<u8>, text: &[u8], capabilities: u64) {
 }
 
 /// A one-row result of one unsigned 64-bit column, as `SELECT CONNECTION_ID()` has it; begins at sequence 1.
-/// `capabilities`: those of the client.
-pub fn one_number(name: &[u8], value: u64, flags: u16, capabilities: u64) -> Vec<u8> {
+/// `capabilities`: those of the client; `is_mariadb`: the column is like MariaDB's.
+pub fn one_number(
+    name: &[u8],
+    value: u64,
+    flags: u16,
+    capabilities: u64,
+    is_mariadb: bool,
+) -> Vec<u8> {
     let has = |flag: u64| capabilities & flag != 0;
     let mut column = Vec::with_capacity(40 + name.len());
     for text in [&b"def"[..], b"", b"", b"", name, b""] {
-        put_lenenc(&mut column, text.len() as u64);
-        column.extend_from_slice(text);
+        put_lenenc_bytes(&mut column, text);
     }
     if has(extended::METADATA) {
         column.push(0);
@@ -268,12 +288,13 @@ pub fn one_number(name: &[u8], value: u64, flags: u16, capabilities: u64) -> Vec
     } else {
         &[1]
     };
-    // Length of the rest, binary collation, display width, LONGLONG, NOT NULL | UNSIGNED | BINARY, no decimals.
-    column.extend_from_slice(&[12, 63, 0, 10, 0, 0, 0, 8, 0xa1, 0, 0, 0, 0]);
+    // LONG or LONGLONG.
+    let (width, kind) = if is_mariadb { (10, 3) } else { (21, 8) };
+    // Length of the rest, binary collation, display width, type, NOT NULL | UNSIGNED | BINARY, no decimals.
+    column.extend_from_slice(&[12, 63, 0, width, 0, 0, 0, kind, 0xa1, 0, 0, 0, 0]);
     let text = value.to_string();
     let mut row = Vec::with_capacity(24);
-    put_lenenc(&mut row, text.len() as u64);
-    row.extend_from_slice(text.as_bytes());
+    put_lenenc_bytes(&mut row, text.as_bytes());
     let [low, high] = flags.to_le_bytes();
     if has(capability::DEPRECATE_EOF.into()) {
         let end = [marker::EOF, 0, 0, low, high, 0, 0];

@@ -1,11 +1,14 @@
 //! What a client is answered without a server: pings, ids, refusals, and what it is told when things go wrong.
 
+use std::sync::Arc;
+
 use portside_proto::command::com;
 use portside_proto::err::errno;
 use portside_proto::handshake::offer;
 use portside_proto::single::err;
 
-use super::{Conn, Context, Session, Step};
+use super::super::Killed;
+use super::{Conn, Context, Session, Step, User};
 use crate::reason::{Cause, Pin};
 use crate::sql::Kind;
 
@@ -18,6 +21,9 @@ impl Session {
         conn: Option<&Conn>,
         context: &Context<'_>,
     ) -> Option<Step> {
+        if let (Some(text), true) = (&self.bereft, command != com::QUIT) {
+            return Some(Step::End(Cause::ServerEof, self.lost(text)));
+        }
         Some(match command {
             com::QUIT => Step::End(Cause::Quit, Vec::new()),
             com::PING => {
@@ -55,7 +61,7 @@ impl Session {
         if (verdict.asks.row_count && self.last.is_none())
             || (verdict.asks.found_rows && !self.knows_found_rows)
         {
-            let text = "portside: FOUND_ROWS() and ROW_COUNT() are not known before the session's                         own first result (docs/pooling.md)";
+            let text = "portside: FOUND_ROWS() and ROW_COUNT() are not known before the session's own first result (docs/pooling.md)";
             return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
         }
         Some(match &verdict.kind {
@@ -66,6 +72,7 @@ impl Session {
                     id,
                     self.status,
                     self.class.capabilities,
+                    self.is_mariadb,
                 ))
             }
             Kind::Kill { id, query } => Step::Kill {
@@ -96,12 +103,39 @@ impl Session {
     }
 
     /// The answer to [`Step::Kill`].
-    pub fn killed(&self, id: u64, found: bool) -> Vec<u8> {
-        if found {
-            return offer::ok(1, self.status);
+    pub fn killed(&self, id: u64, what: Killed) -> Vec<u8> {
+        let (number, text) = match what {
+            Killed::Yes => return offer::ok(1, self.status),
+            Killed::Unknown => (
+                errno::NO_SUCH_THREAD,
+                format!("portside: unknown thread id: {id} (ids are those that Portside gave)"),
+            ),
+            Killed::NotOwner => (
+                errno::NOT_OWNER,
+                format!(
+                    "portside: you are not owner of thread {id}: through a pool an account ends its own \
+                     sessions only. On the proxy: portside kill"
+                ),
+            ),
+        };
+        err(1, number, *b"HY000", &text)
+    }
+
+    /// The account as a new configuration has it: new connections are logged in with it.
+    pub fn adopt(&mut self, user: &Arc<User>) {
+        match self.pending.as_mut() {
+            Some(pending) => pending.user = Arc::clone(user),
+            None => self.user = Some(Arc::clone(user)),
         }
-        let text = format!("portside: unknown thread id: {id} (ids are those that Portside gave)");
-        err(1, errno::NO_SUCH_THREAD, *b"HY000", &text)
+    }
+
+    /// The connection broke while nothing ran on it. Without state there the session goes on with another; else
+    /// its next command is refused: it would run as if nothing had happened.
+    pub fn bereave(&mut self, text: &str) {
+        if self.pins.is_empty() || self.only_waits() {
+            return self.let_go();
+        }
+        self.bereft = Some(text.into());
     }
 
     /// What a client is told when its connection to the server broke in the middle of a command.
@@ -144,12 +178,27 @@ impl Session {
     }
 }
 
+pub(super) fn collation_too_high(number: u16) -> Vec<u8> {
+    let text = format!(
+        "portside: collation {number} in a change of user: a server connection's login has one byte \
+         for it; choose one up to 255, then SET NAMES"
+    );
+    err(1, errno::NOT_SUPPORTED, *b"42000", &text)
+}
+
 pub(super) fn malformed_attributes() -> Vec<u8> {
     let text = "portside: malformed packet: query attributes";
     err(1, errno::MALFORMED, *b"HY000", text)
 }
 
+/// Commands that are not for a pool; those that clients still send are told what to do instead.
 pub(super) fn unknown(command: u8) -> Vec<u8> {
-    let text = format!("portside: command {command} is not known in pool mode");
+    let instead = match command {
+        com::REFRESH => "use FLUSH",
+        com::PROCESS_INFO => "use SHOW PROCESSLIST",
+        com::SHUTDOWN | com::DEBUG | com::CLONE => "connect to the server itself",
+        _ => "it is not known in pool mode",
+    };
+    let text = format!("portside: command {command} does not pass a pool: {instead}");
     err(1, errno::UNKNOWN_COMMAND, *b"08S01", &text)
 }

@@ -135,8 +135,8 @@ impl Session {
         let act = &mut self.statements.act;
         if changes && act.id == 0 && self.statements.moving > 0 {
             act.is_move = true;
-            // To prepare anything now would change the answer: what is not there is lost.
-            act.has_brought |= asks;
+            // What is not there already is lost.
+            act.is_quiet = asks;
         }
     }
 

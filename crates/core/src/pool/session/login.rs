@@ -13,7 +13,7 @@ use portside_proto::handshake::offer::{self, Login};
 use portside_proto::handshake::{proves_sha2, Plugin, Secret};
 use portside_proto::single::err;
 
-use super::answering::unknown;
+use super::answering::{collation_too_high, unknown};
 use super::{Class, Context, Phase, Session, Step, User};
 use crate::pool::Tls;
 use crate::reason::Cause;
@@ -81,7 +81,7 @@ impl Session {
             return Step::End(Cause::LoginDenied, err(next, number, *b"HY000", text));
         }
         self.capabilities = login.capabilities & self.offered;
-        self.class = Class::of_login(login.capabilities, login.collation, self.offered);
+        self.class = Class::of_login(login.capabilities, login.collation as u8, self.offered);
         self.prove(&login, next, context)
     }
 
@@ -94,6 +94,9 @@ impl Session {
             return Step::Say(unknown(com::CHANGE_USER));
         }
         self.commands += 1;
+        if login.collation > u16::from(u8::MAX) {
+            return Step::Say(collation_too_high(login.collation));
+        }
         self.prove(&login, 1, context)
     }
 
@@ -114,7 +117,7 @@ impl Session {
             name: login.user.into(),
             schema: login.schema.or(default).map(Into::into),
             is_unknown,
-            collation: login.collation,
+            collation: login.collation as u8,
             sequence,
             user,
         }));
@@ -352,7 +355,12 @@ impl Session {
         }
         self.user = Some(pending.user);
         self.schema = pending.schema;
-        offer::ok(pending.sequence, self.status)
+        match self.schema.as_deref() {
+            Some(schema) if self.class.has(capability::SESSION_TRACK) => {
+                offer::ok_with_schema(pending.sequence, self.status, schema)
+            }
+            _ => offer::ok(pending.sequence, self.status),
+        }
     }
 
     /// Back to the state of a fresh session; a connection that is attached keeps the traces.

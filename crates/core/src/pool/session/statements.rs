@@ -74,6 +74,8 @@ pub(super) struct Act {
     pub(super) is_near: bool,
     /// All that can move are to be brought along and bound.
     pub(super) is_move: bool,
+    /// But nothing may be prepared for it: that would change its answer.
+    pub(super) is_quiet: bool,
     /// They were, as far as possible.
     pub(super) has_brought: bool,
 }
@@ -147,8 +149,15 @@ impl Statements {
     /// What the command at hand needs.
     pub(super) fn needs(&self) -> Needs<'_> {
         let (from, to) = match self.act {
+            Act { is_quiet: true, .. }
+            | Act {
+                id: 0,
+                is_move: false,
+                ..
+            } => {
+                return Needs::default();
+            }
             Act { is_move: true, .. } => (0, u32::MAX),
-            Act { id: 0, .. } => return Needs::default(),
             Act { id, .. } => (id, id),
         };
         Needs {

@@ -247,6 +247,9 @@ fn what_asks_for_the_last_statement_brings_nothing() {
     let (mut session, mut first, mut other) = (logged_in(), ready(&LOOK), ready(&LOOK));
     let id = prepare(&mut session, &mut first, "SELECT ?", 70, 1);
     query(&mut session, &mut other, "SELECT 1", 2);
+    let set = command(com::QUERY, b"SET @a = ROW_COUNT()");
+    assert_eq!(step(&mut session, &set, None), (0, Step::Attach));
+    assert!(other.prepare(&session.want()).is_empty());
     query(&mut session, &mut other, "SET @a = ROW_COUNT()", 2);
     let (_, what) = step(&mut session, &execute(id, Some(INT)), Some(&mut other));
     assert_eq!(errno_of(what), 1615);

@@ -1,0 +1,70 @@
+//! The first look at a connection: the state of its login, to which a reset must bring it back.
+
+use super::{broken, cure, is_readable, Conn, Event, Failure, Phase};
+
+/// What is asked of a server right after the login: what a reset must restore, what a reset would change, and
+/// whether SQL text can be read here.
+pub(super) const FIRST_LOOK: &[u8] =
+    b"SELECT @@character_set_client, @@character_set_results, @@collation_connection, \
+    @@wait_timeout, @@sql_mode, @@global.character_set_client, @@global.collation_connection, \
+    @@global.character_set_results, @@global.init_connect";
+
+impl Conn {
+    pub(super) fn look(&mut self, bytes: &mut &[u8]) -> Event {
+        let Phase::FirstLook(row) = &mut self.phase else {
+            return Event::Wait;
+        };
+        match row.feed(bytes, self.capabilities) {
+            Ok(None) => Event::Wait,
+            Ok(Some(Ok(row))) => match self.seen(&row) {
+                Some(()) => {
+                    self.phase = Phase::Ready;
+                    Event::Ready
+                }
+                None => broken("its session variables cannot be read"),
+            },
+            // 1820: let in with an expired password, to change it and for nothing else.
+            Ok(Some(Err(e))) => Event::Failed(Failure::Denied(format!(
+                "ERR {}: {}{}",
+                e.errno,
+                e.message,
+                cure(e.errno, true)
+            ))),
+            Err(e) => broken(&e.to_string()),
+        }
+    }
+
+    fn seen(&mut self, row: &[Option<String>]) -> Option<()> {
+        let [client, results, collation, wait, mode, global @ .., init] = row else {
+            return None;
+        };
+        self.is_resettable = init.as_ref().is_none_or(String::is_empty);
+        let name = |value: &Option<String>| match value {
+            None => Some("NULL".to_owned()),
+            Some(text) => text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_')
+                .then(|| format!("'{text}'")),
+        };
+        let wait: u64 = wait.as_ref()?.parse().ok()?;
+        self.restore = format!(
+            "SET @@character_set_client={}, @@character_set_results={}, \
+             @@collation_connection={}, @@wait_timeout={wait}",
+            name(client)?,
+            name(results)?,
+            name(collation)?
+        )
+        .into_bytes()
+        .into();
+        self.restore_warns = !self.is_mariadb
+            && [client, results, collation]
+                .into_iter()
+                .flatten()
+                .any(|name| name.starts_with("utf8mb3"));
+        let is_global = global == [client.clone(), collation.clone(), results.clone()];
+        self.keeps_charset = self.is_mariadb || is_global;
+        self.is_readable = is_readable(client.as_ref()?.as_bytes())
+            && is_readable(mode.as_deref().unwrap_or_default().as_bytes());
+        Some(())
+    }
+}
