@@ -439,6 +439,7 @@ impl Session {
         }
         if let Some(step) = self.answer_query() {
             self.verdict = None;
+            self.statements.start();
             return (whole, step);
         }
         let Some(conn) = conn else {

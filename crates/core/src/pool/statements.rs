@@ -191,10 +191,17 @@ impl OnServer {
     /// Brings one back that was taken. Its executions had these types.
     pub fn bring_back(&mut self, key: &Key, id: u32, types: Option<&[u8]>) {
         self.keep(key, id, types, true);
+        self.close_oldest();
     }
 
     /// A statement was prepared.
     pub fn add(&mut self, key: &Key, id: u32) {
+        self.keep(key, id, None, false);
+        self.close_oldest();
+    }
+
+    /// One was prepared that will be taken at once, as many others: nothing makes room for it.
+    pub fn add_to_take(&mut self, key: &Key, id: u32) {
         self.keep(key, id, None, false);
     }
 
@@ -210,6 +217,9 @@ impl OnServer {
             used: self.clock,
         });
         self.drop_others(self.kept.len() - 1);
+    }
+
+    fn close_oldest(&mut self) {
         while self.kept.len() > COUNT_MAX || self.bytes > BYTES_MAX {
             let oldest = (0..self.kept.len()).min_by_key(|at| self.kept.get(*at).map(|k| k.used));
             let Some(at) = oldest else {

@@ -88,7 +88,11 @@ impl Conn {
                 let id = outcome.statement.unwrap_or(0);
                 self.diagnostics = outcome.warnings > 0;
                 if outcome.definitions == statement.key.definitions() {
-                    return self.statements.add(&statement.key, id);
+                    return if statement.is_wanted {
+                        self.statements.add(&statement.key, id);
+                    } else {
+                        self.statements.add_to_take(&statement.key, id);
+                    };
                 }
                 self.statements.close(id);
                 ServerError {

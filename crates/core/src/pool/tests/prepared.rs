@@ -243,6 +243,32 @@ fn what_changes_the_session_takes_its_statements_along_first() {
 }
 
 #[test]
+fn more_come_along_than_a_connection_keeps() {
+    let (mut session, mut first, mut other) = (logged_in(), ready(&LOOK), ready(&LOOK));
+    for n in 0..200 {
+        prepare(
+            &mut session,
+            &mut first,
+            &format!("SELECT {n}"),
+            1000 + n,
+            0,
+        );
+    }
+    step(&mut session, &command(com::QUERY, b"USE shop"), None);
+    session.attached((2, 0));
+    other.prepare(&session.want());
+    let replies: Vec<u8> = (0..200).flat_map(|n| prepared(n, 0, DEFINITION)).collect();
+    assert_eq!(other.feed(&mut &replies[..]), Event::Ready);
+    query(&mut session, &mut other, "USE shop", 2);
+    for n in 0..200_u32 {
+        assert_eq!(
+            run(&mut session, &mut other, &execute(n + 1, None))[5..7],
+            n.to_le_bytes()[..2]
+        );
+    }
+}
+
+#[test]
 fn what_asks_for_the_last_statement_brings_nothing() {
     let (mut session, mut first, mut other) = (logged_in(), ready(&LOOK), ready(&LOOK));
     let id = prepare(&mut session, &mut first, "SELECT ?", 70, 1);
