@@ -20,6 +20,7 @@ __all__ = [
     "build_info",
     "explain_codes",
     "ledger_bytes",
+    "read_certificate",
     "version",
 ]
 
@@ -269,6 +270,20 @@ def build_info() -> dict[str, str]:
     """Compiler, target, profile, and the kernel features found at start.
 
     Name to "yes" or why not.
+    """
+
+def read_certificate(certificate: str, key: str | None = None) -> str:
+    """JSON list of what stands in the certificates of a PEM text.
+
+    {"subject", "not_before_s", "not_after_s" (Unix time), "names"}, the server's own first. By the
+    rules of the data plane: what is good here can be used there.
+
+    Args:
+        certificate: PEM text.
+        key: PEM text of the first certificate's key; None: not looked at.
+
+    Raises:
+        ValueError: a sentence; the key does not belong to it, is locked, or is of no use.
     """
 
 def explain_codes() -> str:

@@ -120,6 +120,10 @@ class EngineDouble:
                 "closes": {"server": {"eof-reset": 3}, "client": {"fin-reset": 3}},
                 "terminations": {"quit/none": 3},
                 "pins": {"transaction": 1},
+                "tls": {
+                    "client": {"handshakes_total": 5, "failures": {"not-tls": 1}},
+                    "server": {"handshakes_total": 2, "failures": {"certificate": 0}},
+                },
                 "log": {"written_total": 3, "dropped_total": 0},
                 "events_dropped_total": 0,
             }

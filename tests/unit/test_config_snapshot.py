@@ -76,6 +76,7 @@ def test_the_whole_snapshot() -> None:
                 "login_ms": 10000,
                 "keepalive_ms": 60000,
                 "user_timeout_ms": 30000,
+                "tls": None,
             },
             {
                 "name": "db2",
@@ -87,6 +88,7 @@ def test_the_whole_snapshot() -> None:
                 "login_ms": 10000,
                 "keepalive_ms": 60000,
                 "user_timeout_ms": 30000,
+                "tls": None,
             },
         ],
         "services": [
@@ -124,6 +126,7 @@ def test_the_whole_snapshot() -> None:
                 "to_client": "fin",
                 "paused": False,
                 "pool": None,
+                "tls": None,
                 "server_version": None,
                 "rsa_key": None,
                 "members": [

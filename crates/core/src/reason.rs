@@ -68,12 +68,38 @@ words! {
         LoginDenied = "login-denied",
         /// The client broke the protocol (pool mode) and was told so.
         ProtocolError = "protocol-error",
+        /// The TLS handshake with the client failed (pool mode); the session's error says why.
+        TlsFailed = "tls-failed",
         /// An administrator (or on_down) closed it.
         Killed = "killed",
         /// Portside was draining or stopping.
         Drained = "drained",
         /// A fault of Portside itself; please report it with the log.
         Internal = "internal",
+    }
+}
+
+words! {
+    /// Why a TLS handshake failed.
+    TlsFailure {
+        /// What came is no TLS: a cleartext login behind the request for TLS, or another protocol.
+        NotTls = "not-tls",
+        /// The peer speaks neither TLS 1.2 nor TLS 1.3.
+        Version = "version",
+        /// No cipher, key exchange or signature that both sides know.
+        Cipher = "cipher",
+        /// The peer's certificate is missing, expired, for another name, or signed by somebody unknown.
+        Certificate = "certificate",
+        /// The peer refused with an alert; mostly it does not accept Portside's certificate.
+        Refused = "refused",
+        /// The peer went away in the middle.
+        Left = "left",
+        /// The peer stopped in the middle; timeouts.login ended it.
+        Timeout = "timeout",
+        /// The server does not offer TLS, and its tls.mode insists.
+        NotOffered = "not-offered",
+        /// Anything else against the protocol.
+        Broken = "broken",
     }
 }
 

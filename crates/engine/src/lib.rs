@@ -29,6 +29,7 @@ mod snapshot;
 mod socket;
 mod source;
 mod sys;
+mod tls;
 mod worker;
 
 pub use checking::CheckLease;
@@ -38,3 +39,4 @@ pub use ports::MEMORY_BYTES;
 pub use portside_core::ports::{ledger_bytes, PortRange};
 pub use report::codes;
 pub use sys::has_local_port_range;
+pub use tls::read_certificate;

@@ -21,6 +21,7 @@ use crate::pool::{Accounts, ServerPool};
 use crate::ports::{self, Ports};
 use crate::snapshot::{CloseSpec, MemberSpec, PoolSpec, ServerSpec, ServiceSpec, Snapshot};
 use crate::source::SourceBook;
+use crate::tls::{Behind, Front};
 
 /// Where a connection goes: one address of one server.
 #[derive(Debug)]
@@ -103,6 +104,8 @@ pub struct Server {
     pub keepalive_s: Option<i32>,
     /// `TCP_USER_TIMEOUT`.
     pub user_timeout_ms: Option<u32>,
+    /// TLS of pooled connections to it.
+    pub tls: Option<Arc<Behind>>,
     /// Our addresses and ports towards it.
     pub sources: Arc<SourceBook>,
     /// Pool mode: the limits of all services that share its connections; none: it has no such service.
@@ -198,6 +201,8 @@ pub struct Service {
     pub paused: bool,
     /// Pool mode; none: relay mode.
     pub pool: Option<PoolSpec>,
+    /// Pool mode: its certificate.
+    pub tls: Option<Arc<Front>>,
     /// Pool mode: who may log in, by name.
     pub users: Accounts,
     /// Pool mode: the version that clients are told; none: that of the servers.
@@ -403,6 +408,14 @@ fn build_server(
         user_timeout_ms: spec
             .user_timeout_ms
             .map(|ms| ms.min(u64::from(u32::MAX)) as u32),
+        tls: match spec.tls.as_ref() {
+            Some(tls) => Some(
+                Behind::build(tls, before.and_then(|b| b.tls.as_ref())).map_err(|text| {
+                    EngineError::snapshot(format!("server {}: tls: {text}", spec.name))
+                })?,
+            ),
+            None => None,
+        },
         sources: match before {
             Some(b) if b.sources.is_for(&spec.source) => Arc::clone(&b.sources),
             _ => Arc::new(SourceBook::new(spec.source.clone())),
@@ -476,6 +489,14 @@ fn build_service(
         rules: no_server_rules(spec)?,
         paused: spec.paused,
         pool: spec.pool,
+        tls: match spec.tls.as_ref() {
+            Some(tls) => Some(
+                Front::build(tls, before.and_then(|b| b.tls.as_ref())).map_err(|text| {
+                    EngineError::snapshot(format!("service {}: tls: {text}", spec.name))
+                })?,
+            ),
+            None => None,
+        },
         users: match spec.pool {
             Some(_) => {
                 let pem = spec.rsa_key.as_ref().map(|key| key.0.as_str());

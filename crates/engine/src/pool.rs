@@ -13,6 +13,7 @@ mod kill;
 mod lending;
 mod parting;
 mod replying;
+mod securing;
 mod shelf;
 mod tick;
 mod waiting;
@@ -182,6 +183,8 @@ pub struct Pooled {
     pin: Option<Pin>,
     /// When its client's FIN was seen in the middle of a reply.
     gone_at: Option<u64>,
+    /// Version and cipher of its client's TLS.
+    pub tls: Option<(&'static str, &'static str)>,
     /// The session goes the way of every closed client.
     pub is_over: bool,
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
-use portside_core::reason::{Cause, ClientClose, Phase, Pin, ServerClose};
+use portside_core::reason::{Cause, ClientClose, Phase, Pin, ServerClose, TlsFailure};
 use serde::Serialize;
 
 use crate::plan::{Plan, Server, Service};
-use crate::shared::Shared;
+use crate::shared::{Peer, Shared};
 
 /// `Engine.sessions()`: one session.
 #[derive(Debug, Clone, Serialize)]
@@ -40,6 +40,12 @@ pub struct SessionReport {
     /// Pool mode: why it keeps its server connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pinned: Option<&'static str>,
+    /// Pool mode: version of the client's TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<&'static str>,
+    /// Its cipher.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cipher: Option<&'static str>,
 }
 
 /// One row of `explain_codes()`.
@@ -63,6 +69,9 @@ pub fn codes() -> Vec<Code> {
     }
     for pin in Pin::ALL {
         add(pin.word(), "pin", pin.text());
+    }
+    for failure in TlsFailure::ALL {
+        add(failure.word(), "TLS failure", failure.text());
     }
     for close in ServerClose::ALL {
         add(close.word(), "server close", close.text());
@@ -133,6 +142,18 @@ struct Closes {
 }
 
 #[derive(Serialize)]
+struct TlsStats {
+    client: TlsPeer,
+    server: TlsPeer,
+}
+
+#[derive(Serialize)]
+struct TlsPeer {
+    handshakes_total: u64,
+    failures: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Serialize)]
 struct LogStats {
     written_total: u64,
     dropped_total: u64,
@@ -149,6 +170,7 @@ struct Stats<'a> {
     closes: Closes,
     terminations: BTreeMap<String, u64>,
     pins: BTreeMap<&'static str, u64>,
+    tls: TlsStats,
     log: LogStats,
     events_dropped_total: u64,
 }
@@ -240,6 +262,10 @@ pub fn stats(shared: &Shared, plan: &Plan) -> String {
         },
         terminations: shared.outcomes.terminations().collect(),
         pins: shared.outcomes.pins().collect(),
+        tls: TlsStats {
+            client: tls_peer(shared, Peer::Client),
+            server: tls_peer(shared, Peer::Server),
+        },
         log: LogStats {
             written_total: shared.log.written(),
             dropped_total: shared.log.lost(),
@@ -247,6 +273,13 @@ pub fn stats(shared: &Shared, plan: &Plan) -> String {
         events_dropped_total: shared.events.dropped.load(Relaxed),
     };
     serde_json::to_string(&stats).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"))
+}
+
+fn tls_peer(shared: &Shared, peer: Peer) -> TlsPeer {
+    TlsPeer {
+        handshakes_total: shared.outcomes.tls_good(peer),
+        failures: shared.outcomes.tls_failed(peer).collect(),
+    }
 }
 
 fn service_stats(service: &Service) -> ServiceStats<'_> {

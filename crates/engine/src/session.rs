@@ -375,6 +375,8 @@ impl Session {
             to_client_bytes: self.to_client_bytes,
             user: self.pooled.as_ref().map(|p| p.user_name().to_owned()),
             pinned: self.pooled.as_ref().and_then(|p| p.pin_word()),
+            tls: self.pooled.as_ref().and_then(|p| p.tls).map(|tls| tls.0),
+            tls_cipher: self.pooled.as_ref().and_then(|p| p.tls).map(|tls| tls.1),
         }
     }
 

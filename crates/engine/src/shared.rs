@@ -13,7 +13,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use mio::Waker;
 use portside_core::ports::Sources;
-use portside_core::reason::{Cause, ClientClose, Phase, Pin, ServerClose};
+use portside_core::reason::{Cause, ClientClose, Phase, Pin, ServerClose, TlsFailure};
 
 use crate::events::Events;
 use crate::log::Log;
@@ -124,6 +124,23 @@ pub struct Outcomes {
     server: Vec<AtomicU64>,
     client: Vec<AtomicU64>,
     pins: Vec<AtomicU64>,
+    tls: [TlsOutcomes; 2],
+}
+
+/// Whose TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// Of clients.
+    Client,
+    /// Of servers.
+    Server,
+}
+
+/// Handshakes with one kind of peer.
+#[derive(Debug)]
+struct TlsOutcomes {
+    good: AtomicU64,
+    failed: Vec<AtomicU64>,
 }
 
 impl Default for Outcomes {
@@ -134,6 +151,10 @@ impl Default for Outcomes {
             server: zeros(ServerClose::ALL.len()),
             client: zeros(ClientClose::ALL.len()),
             pins: zeros(Pin::ALL.len()),
+            tls: [(); 2].map(|()| TlsOutcomes {
+                good: AtomicU64::new(0),
+                failed: zeros(TlsFailure::ALL.len()),
+            }),
         }
     }
 }
@@ -155,6 +176,25 @@ impl Outcomes {
     /// Counts a pool session that begins to keep its connection.
     pub fn count_pin(&self, pin: Pin) {
         self.pins[pin as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a handshake that succeeded, or why not.
+    pub fn count_tls(&self, peer: Peer, failed: Option<TlsFailure>) {
+        let counts = &self.tls[peer as usize];
+        let count = failed.map_or(&counts.good, |why| &counts.failed[why as usize]);
+        count.fetch_add(1, Relaxed);
+    }
+
+    /// Handshakes that succeeded.
+    pub fn tls_good(&self, peer: Peer) -> u64 {
+        self.tls[peer as usize].good.load(Relaxed)
+    }
+
+    /// Handshakes that failed, by reason.
+    pub fn tls_failed(&self, peer: Peer) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let failed = self.tls[peer as usize].failed.iter();
+        let all = TlsFailure::ALL.iter().zip(failed);
+        all.map(|(why, count)| (why.word(), count.load(Relaxed)))
     }
 
     /// Pins by reason.

@@ -154,6 +154,80 @@ pub struct ServerSpec {
     pub keepalive_ms: Option<u64>,
     /// `TCP_USER_TIMEOUT`.
     pub user_timeout_ms: Option<u64>,
+    /// Pool mode; none: no TLS.
+    #[serde(default)]
+    pub tls: Option<ServerTlsSpec>,
+}
+
+/// How far a server's TLS goes: MySQL's `--ssl-mode`, but for "disabled".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsMode {
+    /// If the server offers it.
+    Preferred,
+    /// Or no connection.
+    Required,
+    /// With a certificate that the ca signed.
+    VerifyCa,
+    /// And that is for this server.
+    VerifyIdentity,
+}
+
+impl TlsMode {
+    /// Whether it looks at the certificate at all.
+    pub fn is_verifying(self) -> bool {
+        matches!(self, Self::VerifyCa | Self::VerifyIdentity)
+    }
+}
+
+/// TLS towards a server. Certificates and keys are PEM texts.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerTlsSpec {
+    /// How far it goes.
+    pub mode: TlsMode,
+    /// Who may have signed the server's certificate.
+    pub ca: Option<String>,
+    /// Ours, where the server wants one.
+    pub certificate: Option<String>,
+    /// Its key.
+    pub key: Option<String>,
+    /// Whom the certificate must be for; none: the address.
+    pub name: Option<String>,
+}
+
+/// Without texts.
+impl std::fmt::Debug for ServerTlsSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerTlsSpec")
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
+
+/// TLS towards clients. Certificates and keys are PEM texts.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceTlsSpec {
+    /// The certificate and what signed it.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+    /// Clients without TLS are turned away.
+    pub required: bool,
+    /// Who may have signed clients' certificates; none: they are not asked for.
+    pub client_ca: Option<String>,
+    /// Clients must have one.
+    pub client_verify: bool,
+}
+
+/// Without texts.
+impl std::fmt::Debug for ServiceTlsSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServiceTlsSpec")
+            .field("required", &self.required)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Our addresses and ports towards a server.
@@ -211,6 +285,9 @@ pub struct ServiceSpec {
     /// Pool mode; none: relay mode.
     #[serde(default)]
     pub pool: Option<PoolSpec>,
+    /// Pool mode; none: no TLS.
+    #[serde(default)]
+    pub tls: Option<ServiceTlsSpec>,
     /// Pool mode: the version that clients are told; none: that of the servers.
     #[serde(default)]
     pub server_version: Option<String>,

@@ -5,6 +5,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use crate::sys;
 
+mod tls;
+
 /// One of the two connections.
 #[derive(Debug)]
 pub struct Socket {
@@ -21,8 +23,10 @@ pub struct Socket {
     pub connected: bool,
     /// Registered for write readiness too.
     pub watches_writes: bool,
-    /// Bytes the kernel has not taken yet; at most one read's worth.
+    /// Bytes the kernel has not taken yet, sealed where there is TLS; at most one read's worth.
     pub tail: Vec<u8>,
+    /// Everything but the tail goes through it.
+    tls: Option<Box<tls::Tls>>,
 }
 
 impl Socket {
@@ -37,6 +41,7 @@ impl Socket {
             connected: false,
             watches_writes: false,
             tail: Vec::new(),
+            tls: None,
         }
     }
 
@@ -55,6 +60,9 @@ impl Socket {
 
     /// Sends behind what waits already; what the kernel does not take waits, too.
     pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.tls.is_some() {
+            return self.push_sealed(bytes);
+        }
         if self.tail.is_empty() {
             return self.send(bytes);
         }
@@ -83,6 +91,14 @@ pub enum Read {
 impl Socket {
     /// Reads what there is; `drained` when the kernel's queue is known to be empty.
     pub fn read(&mut self, scratch: &mut [u8]) -> Read {
+        if self.tls.is_some() {
+            return self.read_sealed(scratch);
+        }
+        self.receive(scratch)
+    }
+
+    /// The same off the kernel.
+    fn receive(&mut self, scratch: &mut [u8]) -> Read {
         if !self.readable {
             return Read::Nothing;
         }

@@ -186,6 +186,15 @@ fn ledger_bytes(sources: usize, lo: u16, hi: u16, workers: usize) -> PyResult<u6
     Ok(portside_engine::ledger_bytes(sources, ports, workers))
 }
 
+/// What stands in the certificates of a PEM text, as JSON.
+#[pyfunction]
+#[pyo3(signature = (certificate, key=None))]
+fn read_certificate(certificate: &str, key: Option<&str>) -> PyResult<String> {
+    let facts =
+        portside_engine::read_certificate(certificate, key).map_err(PyValueError::new_err)?;
+    serde_json::to_string(&facts).map_err(|e| PyValueError::new_err(e.to_string()))
+}
+
 /// Every termination reason and close outcome, as JSON.
 #[pyfunction]
 fn explain_codes() -> PyResult<String> {
@@ -203,6 +212,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("EngineError", m.py().get_type::<EngineError>())?;
     m.add("LEDGER_BUDGET_BYTES", portside_engine::MEMORY_BYTES)?;
     m.add_function(wrap_pyfunction!(ledger_bytes, m)?)?;
+    m.add_function(wrap_pyfunction!(read_certificate, m)?)?;
     m.add_function(wrap_pyfunction!(version, m)?)?;
     m.add_function(wrap_pyfunction!(build_info, m)?)?;
     m.add_function(wrap_pyfunction!(explain_codes, m)?)?;

@@ -182,6 +182,18 @@ FAMILIES: dict[str, Family] = {
             "server",
             "Pool mode: prepared statements of clients prepared anew on another connection.",
         ),
+        _f(
+            "tls_handshakes_total",
+            "counter",
+            "side",
+            "TLS handshakes of pool mode that succeeded, by side (server, client).",
+        ),
+        _f(
+            "tls_failures_total",
+            "counter",
+            "side reason",
+            "TLS handshakes that failed, by side and reason (`portside explain REASON`).",
+        ),
         _f("log_lines_total", "counter", "", "Session log lines written."),
         _f("log_dropped_total", "counter", "", "Session log lines lost: the disk was slower."),
         _f("events_dropped_total", "counter", "", "Events lost: Python was slower."),
@@ -270,6 +282,10 @@ def _process(stats: dict[str, Any]) -> Iterator[Sample]:
         yield "terminations_total", (code,), count
     for reason, count in stats["pins"].items():
         yield "pool_pins_total", (reason,), count
+    for side, outcomes in stats["tls"].items():
+        yield "tls_handshakes_total", (side,), outcomes["handshakes_total"]
+        for reason, count in outcomes["failures"].items():
+            yield "tls_failures_total", (side, reason), count
     yield "log_lines_total", (), stats["log"]["written_total"]
     yield "log_dropped_total", (), stats["log"]["dropped_total"]
     yield "events_dropped_total", (), stats["events_dropped_total"]

@@ -108,6 +108,10 @@ class SessionView:
     """Pool mode: its account."""
     pinned: str = ""
     """Pool mode: why it keeps its server connection."""
+    tls: str = ""
+    """Pool mode: version of the client's TLS; "" without."""
+    tls_cipher: str = ""
+    """Pool mode: its cipher."""
 
 
 @dataclass(frozen=True, slots=True)

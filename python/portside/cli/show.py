@@ -169,6 +169,7 @@ def sessions(rows: Sequence[Row]) -> list[table.Part]:
         "STATE",
         "USER",
         "PINNED",
+        "TLS",
         "AGE",
         "IDLE",
         "SENT",
@@ -185,6 +186,7 @@ def sessions(rows: Sequence[Row]) -> list[table.Part]:
             # An older instance has no pool mode.
             row.get("user", ""),
             row.get("pinned", ""),
+            row.get("tls", ""),
             duration(row["age_s"]),
             duration(row["idle_s"]),
             size(row["to_server_bytes"]),
@@ -194,7 +196,7 @@ def sessions(rows: Sequence[Row]) -> list[table.Part]:
     )
     if not lines:
         return ["No sessions."]
-    return [table.Table(heads, lines, right=frozenset({0, 8, 9, 10, 11}))]
+    return [table.Table(heads, lines, right=frozenset({0, 9, 10, 11, 12}))]
 
 
 def events(rows: Sequence[Row]) -> list[table.Part]:

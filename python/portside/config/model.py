@@ -37,6 +37,7 @@ from portside.config.addresses import (
     SourceAddress,
     expand_sources,
 )
+from portside.config.pem import Pem
 from portside.config.positions import Positions
 from portside.config.secret import Secret
 from portside.config.units import Bytes, Seconds, SecondsOrNever
@@ -285,6 +286,44 @@ class Pool(Table):
     caching_sha2_password hash is known; absent: made at each start."""
 
 
+class Tls(Table):
+    """Pool mode: TLS 1.2 and 1.3 for clients. A relay passes TLS through to the server."""
+
+    certificate: Pem | None = None
+    """PEM file of the certificate, followed by what signed it (fullchain.pem). With a certificate
+    the greeting offers TLS. Read again by `portside reload`."""
+    key: Pem | None = None
+    """PEM file of its key: RSA from 2048 bits, ECDSA (least work for this host) or Ed25519."""
+    required: StrictBool = False
+    """Clients without TLS are turned away with error 3159; unix sockets are as good as TLS."""
+    client_ca: Pem | None = None
+    """PEM file of who may have signed clients' certificates; absent: they are not asked for."""
+    client_verify: Literal["required", "optional"] = "required"
+    """With `client_ca`: whether a client must show a certificate, or only a good one if any."""
+
+
+class ServerTls(Table):
+    """TLS towards a server, for pooled connections and checks; as MySQL's --ssl-mode has it."""
+
+    mode: Literal["disabled", "preferred", "required", "verify-ca", "verify-identity"] = "disabled"
+    """"disabled": none (passwords are hidden by the plugin's scramble or RSA). "preferred": if the
+    server offers it. "required": or no connection. "verify-ca": with a certificate that `ca`
+    signed. "verify-identity": and that is for `name`."""
+    ca: Pem | None = None
+    """PEM file of who signed the server's certificate (MySQL makes a ca.pem in its datadir)."""
+    certificate: Pem | None = None
+    """PEM file of our certificate, for accounts that REQUIRE X509."""
+    key: Pem | None = None
+    """PEM file of its key."""
+    name: Text | None = None
+    """Whom the certificate must be for; absent: the host name or IP address of `address`."""
+
+    @property
+    def verifies(self) -> bool:
+        """Whether the server's certificate matters."""
+        return self.mode in ("verify-ca", "verify-identity")
+
+
 class User(Table):
     """Pool mode: an account that clients log in with."""
 
@@ -332,6 +371,14 @@ class Server(Table):
     """Overrides keys of [timeouts]; `connect` and `login` matter here."""
     check: CheckOrFalse = Check()
     """Overrides keys of [check]; false: the server is always taken for alive."""
+    tls: ServerTls = ServerTls()
+    """TLS of pooled connections and checks; sessions of a relay bring their own."""
+
+    @property
+    def tls_name(self) -> str | None:
+        """Whom its certificate must be for; None: the address that is connected to."""
+        names = (address.host for address in self.addresses if address.kind == "name")
+        return self.tls.name or next(names, None)
 
 
 class Member(Table):
@@ -418,6 +465,8 @@ class Service(Table):
     """Overrides keys of [timeouts]; `queue`, `idle` and `drain` matter here."""
     pool: Pool = Pool()
     """Overrides keys of [pool]."""
+    tls: Tls = Tls()
+    """Overrides keys of [tls]."""
     server_version: ServerVersion | None = None
     """Pool mode: the version that clients are told; absent: the lowest of the servers' versions."""
     local_infile: StrictBool = False
@@ -447,6 +496,7 @@ class Config(Table):
     check: Check = Check()
     log: Log = Log()
     pool: Pool = Pool()
+    tls: Tls = Tls()
     servers: tuple[Server, ...] = Field(default=(), alias="server")
     services: tuple[Service, ...] = Field(default=(), alias="service")
     users: tuple[User, ...] = Field(default=(), alias="user")
@@ -498,6 +548,7 @@ def resolve(config: Config) -> Config:
                 "close": service.close.over(config.close),
                 "timeouts": service.timeouts.over(config.timeouts),
                 "pool": service.pool.over(config.pool),
+                "tls": service.tls.over(config.tls),
             }
         )
         for service in config.services

@@ -22,10 +22,12 @@ from portside.config.model import (
     Pool,
     Portside,
     Server,
+    ServerTls,
     Service,
     Source,
     Table,
     Timeouts,
+    Tls,
     User,
 )
 from portside.config.secret import Secret
@@ -79,6 +81,8 @@ _TABLES: Final[tuple[tuple[str, type[Table]], ...]] = (
     ("[[service]] servers", Member),
     ("[[user]]", User),
     ("[pool]", Pool),
+    ("[tls]", Tls),
+    ("[[server]] tls", ServerTls),
 )
 _OVERRIDABLE: Final = {
     Source: "Overridable per server.",
@@ -86,6 +90,7 @@ _OVERRIDABLE: Final = {
     Timeouts: "Overridable per service and per server.",
     Check: "Overridable per server; `check = false` for none.",
     Pool: "Overridable per service.",
+    Tls: "Overridable per service.",
 }
 _SECRETS: Final = (Secret, Secret | None)
 _FORMS: Final = {

@@ -139,6 +139,33 @@ def _server(server: Server, destinations: tuple[str, ...] | None) -> dict[str, A
         "login_ms": _ms(server.timeouts.login_s),
         "keepalive_ms": _ms(source.keepalive_s),
         "user_timeout_ms": _ms(source.user_timeout_s),
+        "tls": _server_tls(server),
+    }
+
+
+def _server_tls(server: Server) -> dict[str, Any] | None:
+    tls = server.tls
+    if tls.mode == "disabled":
+        return None
+    return {
+        "mode": tls.mode,
+        "ca": tls.ca and tls.ca.text,
+        "certificate": tls.certificate and tls.certificate.text,
+        "key": tls.key and tls.key.text,
+        "name": server.tls_name,
+    }
+
+
+def _service_tls(service: Service) -> dict[str, Any] | None:
+    tls = service.tls
+    if service.mode != "pool" or tls.certificate is None or tls.key is None:
+        return None
+    return {
+        "certificate": tls.certificate.text,
+        "key": tls.key.text,
+        "required": tls.required,
+        "client_ca": tls.client_ca and tls.client_ca.text,
+        "client_verify": tls.client_verify == "required",
     }
 
 
@@ -166,6 +193,7 @@ def _service(
         "to_client": service.close.to_client,
         "paused": is_paused,
         "pool": _pool(service),
+        "tls": _service_tls(service),
         "server_version": service.server_version,
         "rsa_key": _revealed(service.pool.rsa_key),
         "members": [

@@ -18,7 +18,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from portside.config import accounts
+from portside.config import accounts, verify_tls
 from portside.config.addresses import Address
 from portside.config.finding import Finding
 from portside.config.model import Check, Config, Server, Source
@@ -483,6 +483,7 @@ _MISTAKES: Final = (
     _own_destinations,
     _admin,
     _log_file,
+    verify_tls.mistakes,
 )
 _DOUBTS: Final = (
     accounts.doubts,
@@ -498,4 +499,5 @@ _DOUBTS: Final = (
     _large_reserve,
     _kernel_ports,
     _privileged_ports,
+    verify_tls.doubts,
 )

@@ -46,7 +46,8 @@ class LoginPlan:
     query: str
     limit_s: float
     version: str = ""
-    use_tls: bool = False
+    tls: ssl.SSLContext | None = None
+    tls_name: str = "portside-check"
     is_local: bool = False
 
 
@@ -74,28 +75,17 @@ class _ClearTextRefused:
         )
 
 
-def _tls_context() -> ssl.SSLContext:
-    """Encrypts without knowing the server: a check has no certificate to compare with yet."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-_TLS = _tls_context()
-
-
 def converse(sock: socket.socket, plan: LoginPlan) -> Answer:
     """Logs in, asks, sends QUIT and lets go of ``sock``. Never raises on what a server may do."""
-    clear = not (plan.use_tls or plan.is_local)
+    clear = not (plan.tls or plan.is_local)
     plugins: dict[Any, Any] = (
         {b"mysql_clear_password": _ClearTextRefused, b"dialog": _ClearTextRefused} if clear else {}
     )
-    options: dict[str, Any] = {"ssl": _TLS} if plan.use_tls else {"ssl_disabled": True}
+    options: dict[str, Any] = {"ssl": plan.tls} if plan.tls else {"ssl_disabled": True}
     connection: Connection[Any] = Connection(
         user=plan.user,
         password=plan.password,
-        host="portside-check",
+        host=plan.tls_name,
         autocommit=None,
         defer_connect=True,
         auth_plugin_map=plugins,

@@ -42,7 +42,15 @@ from .judge import CheckResult, DestinationResult, Status
 from .login import Answer, LoginPlan, converse, full_answer
 from .outcomes import combine, may_differ_elsewhere, over_sources
 from .readings import dialect_of
-from .target import Destination, Target, join_address, parse_destination, usable_sources
+from .target import (
+    Destination,
+    Target,
+    TlsRule,
+    join_address,
+    parse_destination,
+    usable_sources,
+)
+from .tls import WANTED, context_of
 from .usercheck import CheckTarget, FunctionWorkers
 from .way import Way
 
@@ -119,10 +127,9 @@ class Prober:
                 return None
             refusal = await _second(sock)
             if refusal is None and target.user:
-                plan = LoginPlan(
-                    target.user, target.password, "", target.timeout_s, version=first.version
-                )
-                await self._converse(sock, plan, deadline)
+                rule = target.tls if target.tls.mode != "disabled" else None
+                plan, _ = _plan(target, way, first, rule)
+                await self._converse(sock, replace(plan, query=""), deadline)
         except BaseException:
             reset(sock)
             raise
@@ -243,11 +250,14 @@ class Prober:
 
     async def _check_login(self, target: Target, way: Way, deadline: float) -> Answer:
         """Logs in; once more with TLS where the server or the account asks for it."""
+        if target.tls.mode != "disabled":
+            answer, _ = await self._log_in(target, way, deadline, target.tls)
+            return answer
         use_tls = target.name in self._wants_tls
-        answer, has_tls = await self._log_in(target, way, deadline, use_tls)
+        answer, has_tls = await self._log_in(target, way, deadline, WANTED if use_tls else None)
         wants_tls = answer.errno in (ER_SECURE_TRANSPORT_REQUIRED, ER_ACCESS_DENIED)
         if not use_tls and wants_tls and has_tls:
-            second, _ = await self._log_in(target, way, deadline, use_tls=True)
+            second, _ = await self._log_in(target, way, deadline, WANTED)
             if second.status is Status.L7OK and not second.full:
                 self._wants_tls.add(target.name)
                 return second
@@ -256,7 +266,7 @@ class Prober:
         return answer
 
     async def _log_in(
-        self, target: Target, way: Way, deadline: float, use_tls: bool
+        self, target: Target, way: Way, deadline: float, tls: TlsRule | None
     ) -> tuple[Answer, bool]:
         """The answer, and whether the server offers TLS. The close goes on in the background."""
         sock = await way.open(deadline)
@@ -265,16 +275,9 @@ class Prober:
             if not isinstance(first, Greeting):
                 self._close_later(target, sock)
                 return _refusal(first), False
-            plan = LoginPlan(
-                target.user,
-                target.password,
-                target.query if target.type == "query" else "",
-                limit_s=target.timeout_s,
-                version=first.version,
-                use_tls=use_tls,
-                is_local=bool(way.destination.path),
-            )
+            plan, refusal = _plan(target, way, first, tls)
             answer = await self._converse(sock, plan, deadline)
+            answer = refusal or answer
             if target.send_proxy and not dialect_of(first.version).is_mariadb:
                 answer = _doubt_proxy(answer)
         except BaseException:
@@ -391,6 +394,28 @@ def _doubt_proxy(answer: Answer) -> Answer:
         return answer
     hint = "send_proxy is on: MariaDB and Percona Server speak PROXY, Oracle MySQL does not"
     return replace(answer, detail=f"{answer.detail}; {hint}")
+
+
+def _plan(
+    target: Target, way: Way, first: Greeting, tls: TlsRule | None
+) -> tuple[LoginPlan, Answer | None]:
+    """What to say to a server that greets so, and what the check comes to whatever it answers."""
+    plan = LoginPlan(
+        target.user,
+        target.password,
+        target.query if target.type == "query" else "",
+        limit_s=target.timeout_s,
+        version=first.version,
+        tls=context_of(tls) if tls is not None and first.has_tls else None,
+        tls_name=(tls and tls.name) or way.destination.host or "portside-check",
+        is_local=bool(way.destination.path),
+    )
+    if tls is None or tls.mode == "preferred" or first.has_tls:
+        return plan, None
+    # To leave now would count against our address (max_connect_errors), so the server is to refuse
+    # us; the password stays here.
+    text = f'TLS: the server offers none, and its tls.mode is "{tls.mode}"'
+    return replace(plan, password="", query=""), Answer(Status.L6RSP, text, definitive=True)
 
 
 def _sources(target: Target, destination: Destination) -> Sequence[str]:

@@ -15,6 +15,7 @@ from .judge import Rules
 if TYPE_CHECKING:
     from portside.config.model import Server
 
+TlsMode = Literal["disabled", "preferred", "required", "verify-ca", "verify-identity"]
 ToServer = Literal["eof-reset", "eof", "linger2", "reset-now", "fin"]
 CheckType = Literal["tcp", "login", "query", "mysql", "python"]
 
@@ -28,6 +29,20 @@ class CloseRule:
 
 
 @dataclass(frozen=True)
+class TlsRule:
+    """TLS of a server as its sessions of pool mode have it; certificates are PEM texts.
+
+    ``name``: whom its certificate must be for; "" = the address that is connected to.
+    """
+
+    mode: TlsMode = "disabled"
+    ca: str = ""
+    certificate: str = field(default="", repr=False)
+    key: str = field(default="", repr=False)
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class Target:
     """A server as its checks see it.
 
@@ -38,6 +53,7 @@ class Target:
         close: the rule of its sessions, which checks follow.
         send_proxy: the server expects a PROXY v2 header first; checks send LOCAL.
         password: never shown.
+        tls: how far its TLS goes; with "disabled" a check uses it only where the account insists.
     """
 
     name: str
@@ -53,6 +69,7 @@ class Target:
     query: str = ""
     function: str = ""
     rules: Rules = field(default_factory=Rules)
+    tls: TlsRule = field(default_factory=TlsRule)
 
 
 @dataclass(frozen=True)
@@ -118,4 +135,16 @@ def target_of(server: Server, destinations: tuple[str, ...] | None = None) -> Ta
         query=check.query or "",
         function=check.function or "",
         rules=Rules(check.interval_s, check.fast_interval_s, check.fall, check.rise),
+        tls=_tls_of(server),
+    )
+
+
+def _tls_of(server: Server) -> TlsRule:
+    tls = server.tls
+    return TlsRule(
+        mode=tls.mode,
+        ca=tls.ca.text if tls.ca else "",
+        certificate=tls.certificate.text if tls.certificate else "",
+        key=tls.key.text if tls.key else "",
+        name=server.tls_name or "",
     )

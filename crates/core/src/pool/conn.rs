@@ -49,6 +49,8 @@ pub enum Failure {
     Broken(String),
     /// The account was refused, or its authentication is not supported.
     Denied(String),
+    /// TLS is a must and the server does not offer it.
+    NoTls(String),
     /// The server does not offer what the class needs: it has changed since it was last asked, and says now
     /// that it is this. Its replies would not be what the client expects.
     Unfit(Box<Server>),
@@ -290,6 +292,8 @@ impl Conn {
     /// What the server says about itself, once it has greeted.
     pub fn server(&self) -> Option<Server> {
         match &self.phase {
+            // Without its TLS it is of no use.
+            Phase::Login(login) if login.is_hopeless() => None,
             Phase::Login(login) => login.greeting().map(Server::from),
             _ => None,
         }
@@ -524,6 +528,7 @@ fn failure(error: LoginError, is_secure: bool) -> Failure {
             Failure::Refused { errno, message }
         }
         LoginError::Garbage(garbage) => Failure::Broken(garbage.to_string()),
+        LoginError::NoTls => Failure::NoTls(error.to_string()),
         LoginError::Unexpected(_) => Failure::Broken(error.to_string()),
         LoginError::Denied { errno, .. } => {
             Failure::Denied(format!("{error}{}", cure(errno, is_secure)))
@@ -532,7 +537,6 @@ fn failure(error: LoginError, is_secure: bool) -> Failure {
         | LoginError::NeedsSecureChannel
         | LoginError::NeedsTls
         | LoginError::NeedsPassword(_)
-        | LoginError::NoTls
         | LoginError::UnknownPlugin(_) => Failure::Denied(error.to_string()),
     }
 }

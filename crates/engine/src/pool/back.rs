@@ -11,8 +11,10 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use portside_core::breaker::{Decision, Event as Breaker};
 use portside_core::pool::{Class, Conn, Event, Failure, Transport, User};
+use portside_core::reason::TlsFailure;
 use portside_proto::proxy_header;
 
+use super::securing::secure_server;
 use super::welcome::random;
 use super::{pool_token, unpack_pool, Back, Place, PoolSlot, Share, State, Victim};
 use crate::attempt::{lift_bars, no_source_text, Failed, Opened, LOOK_MS, RESET_WAS_LOST};
@@ -92,10 +94,10 @@ impl Worker {
             rules.avoid_resets();
         }
         let user = order.user;
-        let transport = if opened.socket.is_tcp {
-            Transport::Plain
-        } else {
-            Transport::Secure
+        let transport = match (server.tls.as_ref(), opened.socket.is_tcp) {
+            (Some(tls), is_tcp) => tls.transport(is_tcp),
+            (None, true) => Transport::Plain,
+            (None, false) => Transport::Secure,
         };
         let mut back = Box::new(Back {
             index: 0,
@@ -405,6 +407,7 @@ impl Worker {
         if self.now
             >= back.used_at.max(back.opened_at) + back.rules.connect_ms + back.rules.login_ms
         {
+            self.count_unfinished(&back, TlsFailure::Timeout);
             return self.back_failed(back, "no answer within timeouts.login", true);
         }
         loop {
@@ -418,9 +421,15 @@ impl Worker {
             };
             let more = matches!(read, Read::Bytes { .. }) && back.socket.readable;
             self.pool.scratch = scratch;
+            if let Some(text) = self.server_tls_news(&mut back) {
+                return self.back_failed(back, &text, true);
+            }
             self.learn(&mut back);
             match event {
-                Err(text) => return self.back_failed(back, text, true),
+                Err(text) => {
+                    self.count_unfinished(&back, TlsFailure::Left);
+                    return self.back_failed(back, text, true);
+                }
                 Ok(Event::Wait) if more => {}
                 Ok(Event::Wait | Event::Send(_) | Event::StartTls(_)) => {
                     let limit = self.now + back.rules.login_ms;
@@ -437,7 +446,8 @@ impl Worker {
 
     /// What the greeting says is known from now on.
     fn learn(&mut self, back: &mut Back) {
-        if back.has_greeted {
+        // Without its TLS it is of no use.
+        if back.has_greeted || back.socket.is_shaking_hands() {
             return;
         }
         let Some(known) = back.conn.server() else {
@@ -507,7 +517,12 @@ impl Worker {
 fn feed(back: &mut Back, mut bytes: &[u8]) -> Event {
     loop {
         match back.conn.feed(&mut bytes) {
-            Event::Send(answer) | Event::StartTls(answer) => {
+            Event::StartTls(request) => {
+                if let Err(failed) = secure_server(back, &request) {
+                    return failed;
+                }
+            }
+            Event::Send(answer) => {
                 if back.socket.push(&answer).is_err() {
                     back.socket.readable = true;
                 }

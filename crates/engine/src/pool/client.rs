@@ -19,6 +19,8 @@ const GONE_MS: u64 = 1_000;
 pub(super) enum Next {
     /// So many of the client's bytes were taken; go on.
     Took(usize),
+    /// So many were taken; the others are TLS.
+    Sealed(usize),
     /// More of them are needed.
     Read,
     /// Nothing now.
@@ -43,6 +45,15 @@ impl Worker {
             let rest = input.get_mut(at..).unwrap_or(&mut []);
             match self.next_step(index, &mut session, &mut pooled, rest) {
                 Next::Took(count) => at += count,
+                Next::Sealed(count) => {
+                    let from = at + count;
+                    at = 0;
+                    let over =
+                        self.secure_client(index, &mut session, &mut pooled, &mut input, from);
+                    if over.is_some() {
+                        break over;
+                    }
+                }
                 Next::Wait => break None,
                 Next::Over(cause) => break Some(cause),
                 Next::Read if moved >= TURN_BYTES => {
@@ -54,7 +65,7 @@ impl Worker {
                         input.drain(..at);
                         at = 0;
                     }
-                    match self.read_client(&mut session, &mut input) {
+                    match self.read_client(index, &mut session, &mut pooled, &mut input) {
                         Ok(0) => break None,
                         Ok(count) => moved += count,
                         Err(cause) => break Some(cause),
@@ -104,13 +115,22 @@ impl Worker {
 
     pub(super) fn read_client(
         &mut self,
+        index: usize,
         session: &mut Session,
+        pooled: &mut Pooled,
         input: &mut Vec<u8>,
     ) -> Result<usize, Cause> {
         let Some(client) = session.client_socket.as_mut() else {
             return Err(Cause::ClientReset);
         };
-        match client.read(&mut self.scratch) {
+        let read = client.read(&mut self.scratch);
+        let has_ended = client.tls_has_ended();
+        if client.has_tls() {
+            if let Some(cause) = self.client_tls_news(index, session, pooled) {
+                return Err(cause);
+            }
+        }
+        match read {
             Read::Bytes { count, .. } => {
                 input.extend_from_slice(&self.scratch[..count]);
                 session.moved_at = self.now;
@@ -119,6 +139,7 @@ impl Worker {
             }
             Read::Eof => Err(Cause::ClientEof),
             Read::Lost => Err(Cause::ClientReset),
+            Read::Nothing if has_ended => Err(Cause::ClientEof),
             Read::Nothing => Ok(0),
         }
     }
@@ -310,8 +331,7 @@ impl Worker {
             }
             Step::Say(bytes) if bytes.is_empty() => Next::Took(0),
             Step::Say(bytes) => self.say(index, session, &bytes),
-            // Nothing was offered.
-            Step::StartTls => Next::Over(Cause::Internal),
+            Step::StartTls => return Next::Sealed(taken),
             Step::Admit => self.admit_user(index, session, pooled),
             Step::Later => return self.take_turn(index, session, pooled),
             Step::Refused(bytes) => {
@@ -371,6 +391,7 @@ impl Worker {
         if pooled.back.is_some() {
             self.part(session, pooled);
         }
+        self.end_client_tls(session, cause);
         pooled.user_slot = None;
         pooled.is_over = true;
         if !session.relay.is_closing() {

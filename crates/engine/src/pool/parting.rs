@@ -6,13 +6,14 @@ use std::sync::Arc;
 use portside_core::breaker::Event as Breaker;
 use portside_core::pool::Failure;
 use portside_core::ports::Closed;
-use portside_core::reason::ServerClose;
+use portside_core::reason::{ServerClose, TlsFailure};
 use portside_core::relay::ToServer;
 use portside_proto::err::errno;
 use portside_proto::quit;
 
 use super::{Back, State};
 use crate::ports;
+use crate::shared::Peer;
 use crate::socket::Read;
 use crate::sys;
 use crate::worker::{Worker, TURN_BYTES};
@@ -43,6 +44,11 @@ impl Worker {
                 }
                 let text = "the server offers other capabilities than before";
                 self.back_failed(back, text, false);
+            }
+            Failure::NoTls(text) => {
+                let outcomes = &self.shared.outcomes;
+                outcomes.count_tls(Peer::Server, Some(TlsFailure::NotOffered));
+                self.back_failed(back, &format!("TLS: {text}"), true);
             }
             Failure::Denied(text) | Failure::Broken(text) => self.back_failed(back, &text, false),
             Failure::Step(error) => self.back_failed(back, &error.message, false),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 
-use portside_core::pool::{Channel, Context, Session as Front, Step, Tls};
+use portside_core::pool::{Channel, Context, Session as Front, Step};
 use portside_core::reason::{Cause, Phase};
 use portside_proto::err::errno;
 
@@ -60,7 +60,7 @@ impl Worker {
             // Not a client that a PROXY header calls local.
             is_secure: session.client == Client::Unix
                 && session.client_socket.as_ref().is_some_and(|c| !c.is_tcp),
-            tls: Tls::No,
+            tls: service.offers(),
             local_infile: service.pool.is_some_and(|pool| pool.local_infile),
         };
         let version = service.server_version.as_deref();

@@ -7,6 +7,7 @@ use super::seal::rsa_oaep;
 use super::{ed25519, scramble_native, scramble_sha2, Credential};
 use crate::command::{capability, marker, MAX_PAYLOAD};
 use crate::login::{first_packet, Event, Garbage, Greeting, GREETING_MAX};
+use crate::refuse_login::{self, Refusal};
 use crate::wire::{packet, put_lenenc_bytes, Assembler, Reader};
 
 /// utf8mb4_general_ci: known to every version since 5.5.
@@ -96,11 +97,13 @@ pub enum LoginError {
     Unexpected(&'static str),
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum State {
     Greeting,
     /// TLS begins; the login is the first that goes inside.
     Tls,
+    /// There is no TLS, and it is a must: the login ends in order.
+    Refusal(Refusal),
     /// Whether the server has changed the method already: it may once.
     Answer {
         switched: bool,
@@ -191,6 +194,11 @@ impl ClientLogin {
         self
     }
 
+    /// Whether it only ends in order, without having begun.
+    pub fn is_hopeless(&self) -> bool {
+        matches!(self.state, State::Refusal(_))
+    }
+
     /// The server's greeting, once it was received.
     pub fn greeting(&self) -> Option<&Greeting> {
         self.greeting.as_ref()
@@ -210,6 +218,13 @@ impl ClientLogin {
                     }
                 }
                 State::Tls => Some(self.log_in(2)?),
+                State::Refusal(ref mut refusal) => match refusal.feed(bytes) {
+                    refuse_login::Step::Wait => return Ok(None),
+                    refuse_login::Step::Send(answer) => Some(Step::Send(answer)),
+                    refuse_login::Step::SendAndClose(_) | refuse_login::Step::Close => {
+                        return Err(LoginError::NoTls)
+                    }
+                },
                 State::Answer { .. } | State::Key | State::Verdict => {
                     let take = |sequence, payload: &[u8]| (sequence, payload.to_vec());
                     match self.assembler.next(bytes, PACKET_MAX, take) {
@@ -247,10 +262,18 @@ impl ClientLogin {
         let is_offered = greeting.capabilities & capability::SSL != 0;
         self.greeting = Some(greeting);
         match self.announce.as_ref().map(|a| a.transport) {
-            Some(Transport::Tls) if !is_offered => Err(LoginError::NoTls),
+            Some(Transport::Tls) if !is_offered => self.be_refused(),
             Some(Transport::Tls | Transport::TlsIfOffered) if is_offered => Ok(self.ask_for_tls()),
             _ => self.log_in(1),
         }
+    }
+
+    /// To leave now would count against our address (`crate::refuse_login`); the password stays here.
+    fn be_refused(&mut self) -> Result<Step, LoginError> {
+        let greeting = self.greeting.as_ref().ok_or(LoginError::NoTls)?;
+        let (refusal, bytes) = refuse_login::start(greeting);
+        self.state = State::Refusal(refusal);
+        Ok(Step::Send(bytes))
     }
 
     /// The front of the login packet alone, with the flag for TLS (`SSLRequest`).
@@ -399,7 +422,7 @@ impl ClientLogin {
         if reader.0.is_empty() {
             return Err(LoginError::UnknownPlugin("mysql_old_password".to_owned()));
         }
-        if self.state != (State::Answer { switched: false }) {
+        if !matches!(self.state, State::Answer { switched: false }) {
             return Err(LoginError::Unexpected("a second switch of the method"));
         }
         let name = reader.until_nul();

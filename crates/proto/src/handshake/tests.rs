@@ -136,17 +136,16 @@ fn greeting_with(tls: bool) -> Vec<u8> {
 #[test]
 fn tls_begins_where_it_is_wanted_and_offered() {
     for (transport, offered, begins) in [
-        (Transport::Plain, true, Ok(false)),
-        (Transport::Secure, true, Ok(false)),
-        (Transport::TlsIfOffered, true, Ok(true)),
-        (Transport::TlsIfOffered, false, Ok(false)),
-        (Transport::Tls, true, Ok(true)),
-        (Transport::Tls, false, Err(LoginError::NoTls)),
+        (Transport::Plain, true, false),
+        (Transport::Secure, true, false),
+        (Transport::TlsIfOffered, true, true),
+        (Transport::TlsIfOffered, false, false),
+        (Transport::Tls, true, true),
     ] {
         let mut login = announcing(transport);
         let first = login.feed(&mut &greeting_with(offered)[..]);
-        let is_start = |step: Option<Step>| matches!(step, Some(Step::StartTls(_)));
-        assert_eq!(first.clone().map(is_start), begins, "{transport:?}");
+        let is_start = matches!(first, Ok(Some(Step::StartTls(_))));
+        assert_eq!(is_start, begins, "{transport:?}");
         let Ok(Some(Step::StartTls(request))) = first else {
             continue;
         };
@@ -156,6 +155,12 @@ fn tls_begins_where_it_is_wanted_and_offered() {
         assert_eq!((inside[3], &inside[4..36]), (2, &request[4..]));
         assert_eq!(&inside[36..40], b"app\0");
     }
+    // The password stays here, and the server may refuse in its own words.
+    let mut login = announcing(Transport::Tls);
+    let refused = sent(&mut login, &greeting_with(false));
+    assert!(String::from_utf8_lossy(&refused).contains("portside-refused"));
+    let error = login.feed(&mut &packet(2, b"\xff\x15\x04#28000Access denied")[..]);
+    assert_eq!(error, Err(LoginError::NoTls));
     assert_eq!(LoginError::NoTls.to_string(), "the server offers no TLS");
 }
 

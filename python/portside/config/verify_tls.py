@@ -1,0 +1,141 @@
+"""The rules of `verify` about TLS: `mistakes` that refuse a configuration, `doubts` that only warn.
+
+Certificates are judged by the very code that uses them (`_core.read_certificate`). The one
+question to the system is what time it is.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from portside import _core
+from portside.config.finding import Finding
+from portside.config.model import Config, ServerTls, Tls
+from portside.config.pem import Pem
+from portside.config.positions import Path
+
+# Long enough for a renewal that needs a holiday's end; certbot begins at 30.
+_WARN_DAYS: Final = 14
+_DAY_S: Final = 86400
+
+
+def mistakes(config: Config) -> Iterator[Finding]:
+    """Everything about TLS that refuses the (resolved) configuration."""
+    yield from _of_relays(config)
+    for path, tls in _fronts(config):
+        yield from _pair(path, tls)
+        if tls.certificate is None:
+            for key, value in (("required", tls.required), ("client_ca", tls.client_ca)):
+                if value and key in tls.model_fields_set:
+                    message = "nothing can be offered without a certificate and its key"
+                    yield Finding((*path, key), message, needs=((*path, "certificate"),))
+        if tls.client_ca is not None:
+            yield from _authorities((*path, "client_ca"), tls.client_ca)
+    for index, server in enumerate(config.servers):
+        path, behind = ("server", index, "tls"), server.tls
+        yield from _pair(path, behind)
+        if behind.ca is not None:
+            yield from _authorities((*path, "ca"), behind.ca)
+        elif behind.verifies:
+            message = f'with mode = "{behind.mode}" somebody must have signed the certificate'
+            hint = 'add ca = "/path/ca.pem"'
+            yield Finding((*path, "mode"), message, "", "a ca", hint, ((*path, "ca"),))
+        is_unix = all(address.kind == "unix" for address in server.addresses)
+        if behind.mode == "verify-identity" and behind.name is None and is_unix:
+            message = "a unix socket has no name that a certificate could be for"
+            yield Finding((*path, "mode"), message, hint='add name = "..."')
+
+
+def doubts(config: Config) -> Iterator[Finding]:
+    """Everything about TLS that is allowed but probably not meant."""
+    is_used = any(service.mode == "pool" for service in config.services)
+    if "tls" in config.model_fields_set and not is_used:
+        yield Finding(("tls",), 'this has no effect: no service has mode = "pool"')
+    for path, tls in _fronts(config):
+        yield from _open_key(path, tls.key)
+        yield from _age((*path, "certificate"), tls.certificate)
+    for index, server in enumerate(config.servers):
+        here: Path = ("server", index, "tls")
+        yield from _open_key(here, server.tls.key)
+        yield from _age((*here, "certificate"), server.tls.certificate)
+        if server.tls.ca is not None and not server.tls.verifies:
+            message = f'mode = "{server.tls.mode}" does not look at the certificate'
+            yield Finding(
+                (*here, "ca"), message, hint='use mode = "verify-ca" or "verify-identity"'
+            )
+
+
+def _of_relays(config: Config) -> Iterator[Finding]:
+    for index, service in enumerate(config.services):
+        if service.mode == "relay" and service.tls.model_fields_set:
+            yield Finding(
+                ("service", index, "tls"),
+                "a relay passes TLS through to the server, whose certificate clients see",
+                hint='only mode = "pool" has a certificate of its own; leave this out',
+                needs=(("service", index, "mode"),),
+            )
+
+
+def _fronts(config: Config) -> Iterator[tuple[Path, Tls]]:
+    """Each table in force once: the global one, and those that set keys of their own."""
+    if config.tls.model_fields_set:
+        yield ("tls",), config.tls
+    for index, service in enumerate(config.services):
+        if service.mode == "pool" and service.tls.model_fields_set:
+            yield ("service", index, "tls"), service.tls
+
+
+def _pair(path: Path, tls: Tls | ServerTls) -> Iterator[Finding]:
+    certificate, key = tls.certificate, tls.key
+    if certificate is None or key is None:
+        for name, other, one in (("certificate", "key", certificate), ("key", "certificate", key)):
+            if one is not None:
+                message = f"a {name} is of no use without its {other}"
+                yield Finding((*path, name), message, f'"{one}"', needs=((*path, other),))
+        return
+    try:
+        _core.read_certificate(certificate.text, key.text)
+    except ValueError as error:
+        needs = ((*path, "key"), (*path[:1], "key"))
+        yield Finding((*path, "certificate"), str(error), f'"{certificate}"', needs=needs)
+
+
+def _authorities(path: Path, pem: Pem) -> Iterator[Finding]:
+    try:
+        _core.read_certificate(pem.text)
+    except ValueError as error:
+        yield Finding(path, str(error), f'"{pem}"')
+
+
+def _open_key(path: Path, key: Pem | None) -> Iterator[Finding]:
+    if key is not None and key.is_open_to_all:
+        message = "every user of this machine can read this key"
+        yield Finding((*path, "key"), message, f'"{key}"', hint=f"chmod o-rwx {key}")
+
+
+def _age(path: Path, certificate: Pem | None) -> Iterator[Finding]:
+    if certificate is None:
+        return
+    try:
+        first: dict[str, Any] = json.loads(_core.read_certificate(certificate.text))[0]
+    except ValueError:
+        return
+    now = time.time()
+    left, day = (first["not_after_s"] - now) / _DAY_S, _date(first["not_after_s"])
+    hint = "renew it, then: portside reload"
+    if left < 0:
+        message = f"this certificate expired on {day}: clients that verify it will not connect"
+    elif left < _WARN_DAYS:
+        message = f"this certificate expires on {day}, in {left:.0f} days"
+    elif first["not_before_s"] > now:
+        message, hint = f"this certificate is not valid before {_date(first['not_before_s'])}", ""
+    else:
+        return
+    yield Finding(path, message, f'"{certificate}"', hint=hint)
+
+
+def _date(unix_s: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(unix_s))
