@@ -127,7 +127,7 @@ pub struct Conn {
     left: Left,
     /// A reset brings it back to the state of its login: not where init_connect ran after that.
     is_resettable: bool,
-    /// Its last statement had warnings or an error.
+    /// It may have warnings or an error to show.
     diagnostics: bool,
     /// Prepared statements.
     statements: OnServer,
@@ -137,6 +137,8 @@ pub struct Conn {
     reprepares: u64,
     /// Puts the client's statement id into the running reply.
     renumber: Option<Renumber>,
+    /// `autocommit` is on from the login on.
+    is_autocommit: bool,
 }
 
 impl Conn {
@@ -176,6 +178,7 @@ impl Conn {
             preparing: None,
             reprepares: 0,
             renumber: None,
+            is_autocommit: true,
         }
     }
 
@@ -357,7 +360,6 @@ impl Conn {
         let text = format!("KILL QUERY {thread_id}");
         put_query(&mut bytes, text.as_bytes(), self.capabilities);
         self.steps.push_back(Did::Errand);
-        self.diagnostics = true;
         self.start_steps();
         bytes
     }
@@ -379,6 +381,8 @@ impl Conn {
 
     fn start_steps(&mut self) {
         if !self.steps.is_empty() {
+            // ROW_COUNT() and FOUND_ROWS() are no session's any more.
+            self.uses += 1;
             self.phase = Phase::Steps;
         }
     }
@@ -422,11 +426,12 @@ impl Conn {
             (Did::Reset, Ok(())) => {
                 self.left = Left::Nothing;
                 self.diagnostics = false;
-                self.uses = 0;
                 self.settings.clear();
             }
-            (Did::Restore | Did::Statement(_), Ok(())) | (Did::Errand, _) => {}
+            (Did::Restore | Did::Statement(_), Ok(())) => {}
+            (Did::Errand, _) => self.diagnostics = true,
             (did, Err(error)) => {
+                self.diagnostics = true;
                 // What it has done so far is in doubt, but for a schema that was not taken.
                 if !matches!(did, Did::Schema(_)) {
                     self.left(Left::Traces);
@@ -461,10 +466,7 @@ impl Conn {
             Ok(Some(outcome)) => {
                 self.phase = Phase::Ready;
                 self.status = outcome.status.unwrap_or(self.status);
-                // MariaDB keeps them over statements without a table, and does not tell.
-                self.diagnostics = outcome.warnings > 0
-                    || outcome.error.is_some()
-                    || (self.is_mariadb && self.diagnostics);
+                self.diagnostics |= outcome.warnings > 0 || outcome.error.is_some();
                 self.make_room(outcome.error.unwrap_or(0));
                 Ok(Some(outcome))
             }
@@ -473,6 +475,16 @@ impl Conn {
                 Err(Failure::Broken(error.to_string()))
             }
         }
+    }
+
+    /// The last statement took earlier warnings away, and has none.
+    pub fn has_no_diagnostics(&mut self) {
+        self.diagnostics = false;
+    }
+
+    /// Whether `autocommit` is on from the login on, so that switching it on leaves nothing.
+    pub fn is_autocommit(&self) -> bool {
+        self.is_autocommit
     }
 
     /// The running reply is no more passed on. `is_untouched`: nothing of it was.

@@ -1,4 +1,4 @@
-//! What is known of a server before anybody logs in to it.
+//! What is known about a server from its greeting.
 
 use portside_proto::login::Greeting;
 

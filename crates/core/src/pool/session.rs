@@ -6,10 +6,11 @@
 
 mod answering;
 mod executing;
+mod framing;
 mod login;
-mod packets;
 mod sending;
 mod statements;
+mod told;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -22,8 +23,8 @@ use portside_proto::reply::{Outcome, Shape};
 
 use self::answering::{malformed_attributes, unknown};
 use self::executing::is_about_statement;
+use self::framing::{length, packet, Packet};
 use self::login::Pending;
-use self::packets::{length, packet, Packet};
 pub use self::statements::Needs;
 use self::statements::Statements;
 use super::version::speaker;
@@ -236,36 +237,6 @@ impl Session {
             bereft: None,
         };
         Some((session, greeting))
-    }
-
-    /// The id that its greeting named.
-    pub fn thread_id(&self) -> u32 {
-        self.thread_id
-    }
-
-    /// Whether nobody else can read what its client sends: a password may come as it is.
-    pub fn is_secure(&self) -> bool {
-        self.channel.is_secure
-    }
-
-    /// Its account, once it has logged in.
-    pub fn user(&self) -> Option<&Arc<User>> {
-        self.user.as_ref()
-    }
-
-    /// What its client calls itself.
-    pub fn program(&self) -> Option<&str> {
-        self.program.as_deref()
-    }
-
-    /// The class of connections it can use.
-    pub fn class(&self) -> Class {
-        self.class
-    }
-
-    /// Commands so far.
-    pub fn commands(&self) -> u64 {
-        self.commands
     }
 
     /// Why it keeps its connection; the first reason.
@@ -491,8 +462,9 @@ impl Session {
         let Some(verdict) = self.verdict.as_ref() else {
             return;
         };
-        if !verdict.asks.diagnostics {
+        if self.clears_diagnostics(verdict) {
             self.pins.remove(Pin::Warnings);
+            self.has_forgotten = false;
         }
         self.pins.remove(Pin::RowCount);
         self.pins.remove(Pin::FoundRows);
@@ -501,9 +473,13 @@ impl Session {
             self.set = Some(argument.into());
         }
         if command == com::RESET_CONNECTION {
+            let lasting = self.pins.outlive_a_reset();
             self.forget();
             conn.statements().clear();
             self.pins.add(Pin::Command);
+            if lasting {
+                self.pins.add(Pin::Statement);
+            }
         }
         if !conn.is_readable() {
             self.pins.add(Pin::Unreadable);
@@ -527,13 +503,21 @@ impl Session {
         let set = self.set.take();
         self.phase = Phase::Command;
         let good = outcome.error.is_none();
+        if self.clears_diagnostics(&verdict) && good && outcome.warnings == 0 {
+            conn.has_no_diagnostics();
+        }
         match (&verdict.kind, set) {
             (Kind::Use(name), _) if good => {
                 conn.set_schema(name);
                 self.schema = Some(name.clone());
             }
+            (Kind::DropSchema(name), _) if good && self.schema.as_ref() == Some(name) => {
+                self.schema = None;
+            }
             (Kind::Set, Some(statement)) => {
-                if good && self.settings.add(&statement) {
+                // Replayed, it would warn again.
+                let quiet = outcome.warnings == 0 || !self.is_mariadb;
+                if good && quiet && self.settings.add(&statement) {
                     conn.add_setting(&statement);
                 } else {
                     // Of several assignments some may have taken effect.
@@ -542,20 +526,30 @@ impl Session {
             }
             _ => {}
         }
-        if outcome.insert_id > 0 || verdict.asks.insert_id {
+        let halfway = !good && verdict.may_fail_halfway;
+        if outcome.insert_id > 0 || verdict.asks.insert_id || halfway {
             self.pins.add(Pin::InsertId);
         }
         if outcome.warnings > 0 || !good {
             self.pins.add(Pin::Warnings);
+            self.has_forgotten = false;
         }
-        if outcome.affected > 0 {
+        if outcome.affected > 0 || (verdict.has_table && !outcome.has_rows) {
             self.pins.add(Pin::RowCount);
         }
-        self.has_forgotten = false;
         self.knows_found_rows |= good && outcome.has_rows;
         self.follow(conn.status());
-        self.statement_replied(outcome, &verdict, conn, id);
+        if !conn.is_autocommit() && self.status & status::AUTOCOMMIT != 0 {
+            self.pins.add(Pin::Setting);
+        }
+        self.statement_replied(outcome, conn, id);
         self.last = Some((id, conn.uses()));
+    }
+
+    /// Whether a statement takes away the warnings of those before it. With MariaDB one that uses no table does
+    /// not (source: `mysql_execute_command`, sql/sql_parse.cc).
+    fn clears_diagnostics(&self, verdict: &Verdict) -> bool {
+        !verdict.asks.diagnostics && (verdict.has_table || !self.is_mariadb)
     }
 
     /// Pins that the server's status flags tell of.
@@ -585,6 +579,17 @@ impl Session {
             Left::Traces
         } else {
             Left::Nothing
+        }
+    }
+
+    /// How long the command at hand is, so that it can be dropped after [`Self::not_attached`]. None: longer
+    /// than what has come of it.
+    pub fn drop_command(input: &[u8]) -> Option<usize> {
+        match packet(input) {
+            Packet::Whole { payload, .. } if payload.len() < MAX_PAYLOAD as usize => {
+                Some(HEADER_LEN + payload.len())
+            }
+            _ => None,
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{broken, cure, is_readable, Conn, Event, Failure, Phase};
 /// whether SQL text can be read here.
 pub(super) const FIRST_LOOK: &[u8] =
     b"SELECT @@character_set_client, @@character_set_results, @@collation_connection, \
-    @@wait_timeout, @@sql_mode, @@global.character_set_client, @@global.collation_connection, \
+    @@wait_timeout, @@sql_mode, @@autocommit, @@global.character_set_client, @@global.collation_connection, \
     @@global.character_set_results, @@global.init_connect";
 
 impl Conn {
@@ -16,7 +16,7 @@ impl Conn {
         };
         match row.feed(bytes, self.capabilities) {
             Ok(None) => Event::Wait,
-            Ok(Some(Ok(row))) => match self.seen(&row) {
+            Ok(Some(Ok(values))) => match row.collation().and_then(|n| self.seen(&values, n)) {
                 Some(()) => {
                     self.phase = Phase::Ready;
                     Event::Ready
@@ -34,8 +34,9 @@ impl Conn {
         }
     }
 
-    fn seen(&mut self, row: &[Option<String>]) -> Option<()> {
-        let [client, results, collation, wait, mode, global @ .., init] = row else {
+    /// `number`: the collation's in which texts are sent.
+    fn seen(&mut self, row: &[Option<String>], number: u16) -> Option<()> {
+        let [client, results, collation, wait, mode, autocommit, global @ .., init] = row else {
             return None;
         };
         self.is_resettable = init.as_ref().is_none_or(String::is_empty);
@@ -47,11 +48,17 @@ impl Conn {
                 .then(|| format!("'{text}'")),
         };
         let wait: u64 = wait.as_ref()?.parse().ok()?;
+        self.is_autocommit = autocommit.as_deref() == Some("1");
+        // By its name MySQL takes the character set's first collation, and column definitions show which it is.
+        let texts = match results {
+            Some(_) if !self.is_mariadb => number.to_string(),
+            other => name(other)?,
+        };
         self.restore = format!(
             "SET @@character_set_client={}, @@character_set_results={}, \
              @@collation_connection={}, @@wait_timeout={wait}",
             name(client)?,
-            name(results)?,
+            texts,
             name(collation)?
         )
         .into_bytes()

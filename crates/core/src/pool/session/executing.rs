@@ -15,7 +15,7 @@ use super::{Conn, Session, Step};
 use crate::pool::conn::NEED_REPREPARE;
 use crate::pool::statements::{Key, Origin};
 use crate::reason::{Cause, Pin};
-use crate::sql::{self, Asks, Kind, Verdict};
+use crate::sql::{self, Asks, Kind, Pins, Verdict};
 
 /// Whether a command is about a prepared statement that exists already.
 pub(super) const fn is_about_statement(command: u8) -> bool {
@@ -83,17 +83,9 @@ impl Session {
         }
         // Its connection was chosen for it when it was prepared.
         act.is_near = act.is_exact || !statement.has_run || command == com::STMT_RESET;
-        let verdict = if matches!(command, com::STMT_EXECUTE | STMT_BULK_EXECUTE) {
-            Verdict {
-                kind: Kind::Plain,
-                pins: statement.pins,
-                asks: statement.asks,
-                files: statement.files.clone(),
-            }
-        } else {
-            Verdict::default()
-        };
-        self.verdict = Some(verdict);
+        let runs = matches!(command, com::STMT_EXECUTE | STMT_BULK_EXECUTE);
+        let verdict = runs.then(|| statement.verdict.clone());
+        self.verdict = Some(verdict.unwrap_or_default());
         self.statements.act = act;
         None
     }
@@ -101,25 +93,39 @@ impl Session {
     /// What is known about a command before it runs.
     pub(super) fn read(&mut self, command: u8, argument: &[u8]) -> Verdict {
         match command {
-            com::QUERY => sql::classify(argument),
+            com::QUERY => sql::classify(argument, self.is_mariadb),
             com::STMT_PREPARE => {
-                let mut verdict = sql::classify(argument);
-                if std::mem::take(&mut verdict.kind) != Kind::Plain {
-                    verdict.pins.add(Pin::Statement);
-                }
-                // Not the preparation asks, but each execution; only diagnostics are kept for both.
-                self.statements.asks = verdict.asks;
-                verdict.asks = Asks {
-                    diagnostics: verdict.asks.diagnostics,
-                    ..Asks::default()
+                let mut verdict = sql::classify(argument, self.is_mariadb);
+                verdict.kind = match verdict.kind {
+                    Kind::Plain => Kind::Plain,
+                    Kind::Kill { .. } | Kind::OtherId => Kind::OtherId,
+                    _ => {
+                        verdict.pins.add(Pin::Statement);
+                        Kind::Plain
+                    }
                 };
-                verdict
+                // Not the preparation asks, but each execution; only diagnostics are kept for both.
+                let preparation = Verdict {
+                    kind: verdict.kind.clone(),
+                    pins: verdict.pins,
+                    asks: Asks {
+                        diagnostics: verdict.asks.diagnostics,
+                        ..Asks::default()
+                    },
+                    ..Verdict::default()
+                };
+                self.statements.text = verdict;
+                preparation
             }
             com::INIT_DB => Verdict {
                 kind: Kind::Use(argument.into()),
                 ..Verdict::default()
             },
-            com::SET_OPTION => Verdict::pinned(Pin::Command),
+            // A reset does not take it back.
+            com::SET_OPTION => Verdict {
+                pins: Pins::of(Pin::Command).and(Pins::of(Pin::Statement)),
+                ..Verdict::default()
+            },
             _ => Verdict::default(),
         }
     }
@@ -129,8 +135,8 @@ impl Session {
         let Some(verdict) = self.verdict.as_ref() else {
             return;
         };
-        let changes =
-            matches!(verdict.kind, Kind::Use(_) | Kind::Set) || verdict.pins.are_permanent();
+        let changes = matches!(verdict.kind, Kind::Use(_) | Kind::DropSchema(_) | Kind::Set)
+            || verdict.pins.are_permanent();
         let asks = verdict.asks.diagnostics || verdict.asks.row_count || verdict.asks.found_rows;
         let act = &mut self.statements.act;
         if changes && act.id == 0 && self.statements.moving > 0 {
@@ -260,19 +266,13 @@ impl Session {
     }
 
     /// The reply to a statement's command is over.
-    pub(super) fn statement_replied(
-        &mut self,
-        outcome: &Outcome,
-        verdict: &Verdict,
-        conn: &mut Conn,
-        home: u64,
-    ) {
+    pub(super) fn statement_replied(&mut self, outcome: &Outcome, conn: &mut Conn, home: u64) {
         let act = std::mem::take(&mut self.statements.act);
         if let Some((id, text)) = self.statements.preparing.take() {
             let is_good = outcome.error.is_none();
             self.statements.last = Some(id).filter(|_| is_good);
             if let Some(number) = outcome.statement.filter(|_| is_good) {
-                self.prepared(id, number, text, outcome, verdict, conn, home);
+                self.prepared(id, number, text, outcome, conn, home);
             }
         } else if let Some(statement) = self.statements.open.get_mut(&act.id) {
             statement.home = home;
@@ -300,11 +300,11 @@ impl Session {
         number: u32,
         text: Option<Box<[u8]>>,
         outcome: &Outcome,
-        verdict: &Verdict,
         conn: &mut Conn,
         home: u64,
     ) {
-        let asks = self.statements.asks;
+        let verdict = std::mem::take(&mut self.statements.text);
+        let asks = verdict.asks;
         let moves = !self.pins.are_permanent()
             && !asks.diagnostics
             && !asks.row_count
@@ -334,9 +334,7 @@ impl Session {
             place,
             key,
             parameters: outcome.parameters,
-            pins: verdict.pins,
-            asks,
-            files: verdict.files.clone(),
+            verdict,
             types: None,
             has_run: false,
             home,

@@ -11,7 +11,7 @@ use portside_proto::statement::Execute;
 
 use super::{Conn, Home};
 use crate::pool::statements::{Key, Need};
-use crate::sql::{Asks, Pins};
+use crate::sql::Verdict;
 
 /// A longer text is not kept: its statement is bound.
 pub(super) const TEXT_MAX: usize = 16 * 1024;
@@ -50,10 +50,8 @@ pub(super) struct Statement {
     /// None: it has never been able to move.
     pub(super) key: Option<Key>,
     pub(super) parameters: u16,
-    /// Of its text, for each execution.
-    pub(super) pins: Pins,
-    pub(super) asks: Asks,
-    pub(super) files: Vec<Option<Box<[u8]>>>,
+    /// What its text is, for each execution.
+    pub(super) verdict: Verdict,
     /// As the client gave them last.
     pub(super) types: Option<Box<[u8]>>,
     pub(super) has_run: bool,
@@ -92,8 +90,8 @@ pub(super) struct Statements {
     pub(super) act: Act,
     /// Under preparation: id, and text where it may move.
     pub(super) preparing: Option<(u32, Option<Box<[u8]>>)>,
-    /// What the text under preparation asks, for its executions.
-    pub(super) asks: Asks,
+    /// What the text under preparation is.
+    pub(super) text: Verdict,
     /// The server's id for the command that is to be forwarded.
     pub(super) address: Option<u32>,
     /// The server's id in the command that runs.

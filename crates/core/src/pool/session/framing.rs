@@ -1,8 +1,6 @@
-//! A command's first packet, as far as it has come.
+//! Packets at the front of what a client has sent.
 
-use portside_proto::command::{HEADER_LEN, MAX_PAYLOAD};
-
-use super::Session;
+use portside_proto::command::HEADER_LEN;
 
 pub(super) enum Packet<'a> {
     Whole {
@@ -25,18 +23,5 @@ pub(super) fn packet(input: &[u8]) -> Packet<'_> {
     match (input.get(3), input.get(HEADER_LEN..HEADER_LEN + length)) {
         (Some(&sequence), Some(payload)) => Packet::Whole { sequence, payload },
         _ => Packet::Incomplete(length),
-    }
-}
-
-impl Session {
-    /// How long the command at hand is, so that it can be dropped after [`Self::not_attached`]. None: longer
-    /// than what has come of it.
-    pub fn drop_command(input: &[u8]) -> Option<usize> {
-        match packet(input) {
-            Packet::Whole { payload, .. } if payload.len() < MAX_PAYLOAD as usize => {
-                Some(HEADER_LEN + payload.len())
-            }
-            _ => None,
-        }
     }
 }
