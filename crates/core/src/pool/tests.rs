@@ -13,6 +13,8 @@ use portside_proto::single::err;
 use super::*;
 use crate::reason::{Cause, Pin};
 
+mod life;
+
 const SALT: [u8; 20] = *b"abcdefghijklmnopqrst";
 const NONCE: [u8; 32] = *b"abcdefghijklmnopqrstuvwxyz012345";
 
