@@ -281,16 +281,16 @@ def test_what_an_execution_leaves_behind(servers: Trio, run_portside: Run) -> No
     servers.primary.root("CREATE TABLE app.made (id INT PRIMARY KEY AUTO_INCREMENT, b INT)")
     portside = run_portside(config(servers.primary, workers=1, pool="max = 8"))
     client = Client(portside, database="app")
+    found = Statement(client.connection, "SELECT SQL_CALC_FOUND_ROWS 1 UNION SELECT 2 LIMIT 1")
+    found.execute()
+    assert pinned(portside) == "found-rows"
+    assert client.ask("SELECT FOUND_ROWS()") == [(2,)]
     warns = Statement(client.connection, "SELECT 1/0")
     assert pinned(portside) == ""
     warns.execute()
     warns.close()  # says nothing about warnings
     with busy(portside, database="app"):
         assert client.ask("SHOW WARNINGS")[0][1] == 1365
-    found = Statement(client.connection, "SELECT SQL_CALC_FOUND_ROWS 1 UNION SELECT 2 LIMIT 1")
-    found.execute()
-    assert pinned(portside) == "found-rows"
-    assert client.ask("SELECT FOUND_ROWS()") == [(2,)]
     insert = Statement(client.connection, "INSERT INTO made (b) VALUES (?), (?)")
     assert insert.execute(1, 2)[2:4] == (2, 1)
     with busy(portside, database="app"):
