@@ -24,7 +24,8 @@ use super::statements::OnServer;
 use super::{Class, Left, Server, Settings, User, Want};
 use crate::sql::is_readable;
 
-/// Forgets warnings and errors: MariaDB only with a statement that uses a table.
+/// Forgets warnings and errors: MariaDB only with a statement that uses a table, which may have no schema's name
+/// (CLIENT_NO_SCHEMA).
 const CLEAR: &[u8] = b"DO (SELECT 1 FROM (SELECT 1) d)";
 
 /// How servers know whose connections these are. Not the clients' own attributes: one connection serves many, and
