@@ -94,6 +94,7 @@ class EngineDouble:
                 "pool_connections": 0,
                 "pool_busy": 0,
                 "pool_opened_total": 0,
+                "pool_reprepares_total": 0,
                 "read_only_errors_total": 0,
                 "destinations": server["destinations"],
                 "hosts_blocked": [],

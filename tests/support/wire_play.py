@@ -76,6 +76,7 @@ class LongData(NamedTuple):
 
 Step = Query | OwnId | Command | Prepare | Execute | OfStatement | LongData
 
+_NUMBER = re.compile(rb"(?<=statement )\(\d+\)")
 _UNKNOWN_STATEMENT = b"\xff" + (1243).to_bytes(2, "little")
 _GTID = re.compile(rb".\x00.\tlast_gtid.0-\d+-\d+", re.DOTALL)
 _SHAPES = {25: Shape.NONE, 26: Shape.ONE, 28: Shape.ROWS}
@@ -124,8 +125,8 @@ class Player:
             case OfStatement(slot, code, rows):
                 tail = struct.pack("<I", rows) if code == 28 else b""
                 reply = client.command(bytes([code]) + self._id(slot) + tail, _SHAPES[code])
-                own = b"(%d)" % int.from_bytes(self._id(slot), "little")
-                reply = [p._replace(payload=p.payload.replace(own, b"(own)")) for p in reply]
+                # An error names the statement by the server's number.
+                reply = [p._replace(payload=_NUMBER.sub(b"(own)", p.payload)) for p in reply]
                 if code == 25:
                     self._ids.pop(slot, None)
                 return reply

@@ -15,6 +15,7 @@ mod guard;
 mod server;
 mod session;
 mod settings;
+mod statements;
 #[cfg(test)]
 mod tests;
 mod user;
@@ -23,8 +24,9 @@ mod version;
 pub use conn::{Conn, Event, Failure};
 pub use guard::FailedLogins;
 pub use server::Server;
-pub use session::{Context, Session, Step};
+pub use session::{Context, Needs, Session, Step};
 pub use settings::Settings;
+pub use statements::OnServer;
 pub use user::{Learnt, User};
 
 use portside_proto::command::{capability, extended};
@@ -160,8 +162,17 @@ pub enum Left {
     Doubt,
 }
 
+/// The connection on which a statement was prepared or executed last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Home {
+    /// Its name.
+    pub id: u64,
+    /// No other will do.
+    pub is_needed: bool,
+}
+
 /// What a session needs of a connection for its next command.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Want<'a> {
     /// Its schema.
     pub schema: Option<&'a [u8]>,
@@ -171,6 +182,10 @@ pub struct Want<'a> {
     pub no_diagnostics: bool,
     /// It will ask for the last statement's numbers: only this connection, at this count of uses, knows them.
     pub same: Option<(u64, u64)>,
+    /// The prepared statements.
+    pub needs: Needs<'a>,
+    /// Where its statement is already.
+    pub home: Option<Home>,
 }
 
 /// What came of a KILL.

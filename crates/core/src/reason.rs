@@ -187,7 +187,7 @@ words! {
         RowCount = "row-count",
         /// SQL_CALC_FOUND_ROWS: FOUND_ROWS() may follow. Ends with the next statement, or after a second.
         FoundRows = "found-rows",
-        /// Prepared statements of the binary protocol are open. Ends when all are closed.
+        /// A prepared statement is bound to the connection: long data, a cursor, a bulk execution, types that MySQL remembers, or a session that changed its settings meanwhile. Ends when all such are closed.
         Statements = "statements",
         /// An insert id was made: LAST_INSERT_ID() may follow at any time.
         InsertId = "insert-id",

@@ -133,3 +133,48 @@ fn ten_thousand_queries_allocate_nothing() {
     }
     assert_eq!(ALLOCATIONS.get() - before, 0);
 }
+
+#[test]
+fn ten_thousand_executions_allocate_nothing() {
+    let (mut session, mut conn) = (logged_in(), ready());
+    let prepare = command(
+        com::STMT_PREPARE,
+        b"SELECT name FROM shop.items WHERE id = ?",
+    );
+    assert_eq!(
+        step(&mut session, &prepare, Some(&mut conn)).1,
+        Step::Forward
+    );
+    // Id 70, no columns, one parameter and the EOF behind it.
+    let mut reply = b"\x0c\0\0\x01\0\x46\0\0\0\0\0\x01\0\0\0\0\x04\0\0\x02\x03def".to_vec();
+    reply.extend(b"\x05\0\0\x03\xfe\0\0\x02\0");
+    let outcome = conn.relay(&mut &reply[..]).unwrap().unwrap();
+    session.replied(&outcome, &mut conn, 1);
+    // Each with its types, as most clients send them.
+    let execute = command(
+        com::STMT_EXECUTE,
+        b"\x01\0\0\0\0\x01\0\0\0\0\x01\x08\0\x05\0\0\0\0\0\0\0",
+    );
+    let (mut bytes, reply) = (execute.clone(), one_row("name", b"value"));
+    let mut before = 0;
+    for n in 0..=QUERIES {
+        assert_eq!(step(&mut session, &execute, None).1, Step::Attach);
+        session.attached((1, conn.uses()));
+        assert!(conn.prepare(&session.want()).is_empty());
+        assert_eq!(
+            step(&mut session, &execute, Some(&mut conn)).1,
+            Step::Forward
+        );
+        bytes.copy_from_slice(&execute);
+        session.address(&mut bytes);
+        assert_eq!(bytes[5], 70);
+        let outcome = conn.relay(&mut &reply[..]).unwrap().unwrap();
+        session.replied(&outcome, &mut conn, 1);
+        assert!(!session.is_pinned());
+        if n == 0 {
+            // The first one files the types.
+            before = ALLOCATIONS.get();
+        }
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+}

@@ -8,6 +8,7 @@
 mod accounts;
 mod back;
 mod client;
+mod homing;
 mod kill;
 mod lending;
 mod parting;
@@ -104,6 +105,8 @@ pub struct ServerPool {
     pub busy: AtomicU32,
     /// Opened ever.
     pub opened: AtomicU64,
+    /// Prepared statements of clients that were prepared anew on another connection.
+    pub reprepared: AtomicU64,
     /// When the budget of `open_rate` is used up to (µs).
     budget_us: AtomicU64,
     /// What its last greeting said.
@@ -381,6 +384,21 @@ impl Back {
 
     fn token(&self) -> Token {
         pool_token(self.index, self.generation)
+    }
+
+    /// Sends commands of our own, if there are any. A connection that is lost shows itself at the next read.
+    fn say(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() && self.socket.push(bytes).is_err() {
+            self.socket.readable = true;
+        }
+    }
+
+    /// Statements that were prepared anew on it.
+    fn count_reprepares(&mut self) {
+        let count = self.conn.take_reprepares();
+        if let (true, Some(server)) = (count > 0, self.server()) {
+            server.state.pool.reprepared.fetch_add(count, SeqCst);
+        }
     }
 }
 

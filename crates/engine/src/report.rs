@@ -129,6 +129,7 @@ struct ServerStats<'a> {
     pool_connections: u32,
     pool_busy: u32,
     pool_opened_total: u64,
+    pool_reprepares_total: u64,
     read_only_errors_total: u64,
     destinations: Vec<&'a str>,
     hosts_blocked: Vec<Blocked>,
@@ -316,6 +317,7 @@ fn server_stats(server: &Server, now_ms: u64) -> ServerStats<'_> {
         pool_connections: state.pool.open.load(Relaxed),
         pool_busy: state.pool.busy.load(Relaxed),
         pool_opened_total: state.pool.opened.load(Relaxed),
+        pool_reprepares_total: state.pool.reprepared.load(Relaxed),
         read_only_errors_total: state.pool.read_only_errors.load(Relaxed),
         destinations: server
             .destinations

@@ -50,6 +50,10 @@ pub mod errno {
     pub const NOT_SUPPORTED: u16 = 1235;
     /// `ER_UNKNOWN_STMT_HANDLER`: a statement that this session did not prepare.
     pub const UNKNOWN_STATEMENT: u16 = 1243;
+    /// `ER_WRONG_ARGUMENTS`: an EXECUTE whose parameters never got types.
+    pub const WRONG_ARGUMENTS: u16 = 1210;
+    /// `ER_NEED_REPREPARE`: a prepared statement is not the same any more; the client prepares it again.
+    pub const NEED_REPREPARE: u16 = 1615;
     /// `ER_QUERY_INTERRUPTED`: what the server itself says after KILL QUERY.
     pub const INTERRUPTED: u16 = 1317;
 
@@ -62,6 +66,8 @@ pub mod errno {
     pub const SERVER_HOST_BLOCKED: u16 = 1129;
     /// `ER_HOST_NOT_PRIVILEGED`: no account at all for our address.
     pub const SERVER_HOST_NOT_PRIVILEGED: u16 = 1130;
+    /// `ER_MAX_PREPARED_STMT_COUNT_REACHED`: of the whole server, over all its connections.
+    pub const SERVER_TOO_MANY_STATEMENTS: u16 = 1461;
     /// `ER_ACCESS_DENIED_ERROR`: wrong user or password.
     pub const SERVER_ACCESS_DENIED: u16 = 1045;
     /// `ER_TOO_MANY_USER_CONNECTIONS`: the account has as many connections as it may have.

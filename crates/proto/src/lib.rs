@@ -25,5 +25,6 @@ pub mod quit;
 pub mod refuse_login;
 pub mod reply;
 pub mod single;
+pub mod statement;
 pub mod watch;
 mod wire;

@@ -57,6 +57,16 @@ impl Shape {
 /// MariaDB's bulk execution.
 pub const STMT_BULK_EXECUTE: u8 = 0xfa;
 
+/// FNV-1a, 64 bit: its start and its prime.
+const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0100_0000_01b3;
+
+fn fnv(start: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(start, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME)
+    })
+}
+
 /// What a finished reply said; of several results the last, but for the sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -74,6 +84,11 @@ pub struct Outcome {
     pub has_rows: bool,
     /// Id of the statement that was prepared.
     pub statement: Option<u32>,
+    /// Its parameters.
+    pub parameters: u16,
+    /// A digest of its definitions (FNV-1a): equal for a statement whose parameters and columns are the same. 0: they
+    /// were left out.
+    pub definitions: u64,
 }
 
 /// Bytes of a file's name at most; a path on any system is shorter.
@@ -159,6 +174,8 @@ impl Reply {
                 insert_id: 0,
                 has_rows: false,
                 statement: None,
+                parameters: 0,
+                definitions: 0,
             },
             head: [0; HEADER_LEN],
             have: 0,
@@ -198,11 +215,13 @@ impl Reply {
                 let [length @ .., _] = self.head;
                 (self.length, self.left) = (u24(length), u24(length));
                 (self.in_packet, self.front_have) = (true, 0);
+                self.digest(&length);
             }
             let (piece, rest) = split(bytes, self.left);
             self.left -= piece.len() as u32;
             *bytes = rest;
             self.keep_front(piece);
+            self.digest(piece);
             self.keep_file(piece)?;
             if self.left > 0 {
                 return Ok(None);
@@ -224,6 +243,16 @@ impl Reply {
             *to = *from;
         }
         self.front_have = (have + piece.len()).min(FRONT) as u8;
+    }
+
+    /// Takes definitions of a prepared statement into account: they tell whether it is still the same elsewhere.
+    fn digest(&mut self, piece: &[u8]) {
+        if self.shape == Shape::Prepare
+            && !self.is_bare
+            && matches!(self.part, Part::Definitions(_))
+        {
+            self.outcome.definitions = fnv(self.outcome.definitions, piece);
+        }
     }
 
     /// Keeps a request for a file whole, marker and name.
@@ -353,6 +382,10 @@ impl Reply {
         self.is_bare = self.optional_metadata && metadata == Some(0);
         self.outcome.statement = Some(id);
         self.outcome.warnings = u32::from(warnings);
+        self.outcome.parameters = parameters;
+        if !self.is_bare {
+            self.outcome.definitions = fnv(FNV_START, &columns.to_le_bytes());
+        }
         self.columns = u64::from(columns);
         if parameters > 0 {
             self.definitions(u64::from(parameters));

@@ -177,6 +177,12 @@ FAMILIES: dict[str, Family] = {
             "Times a session of pool mode began to keep its server connection.",
         ),
         _f(
+            "pool_reprepares_total",
+            "counter",
+            "server",
+            "Pool mode: prepared statements of clients prepared anew on another connection.",
+        ),
+        _f(
             "tls_handshakes_total",
             "counter",
             "side",
@@ -331,6 +337,7 @@ def _servers(stats: dict[str, Any]) -> Iterator[Sample]:
             "read_only_errors_total",
         ):
             yield f"server_{key}", label, server[key]
+        yield "pool_reprepares_total", label, server["pool_reprepares_total"]
         yield "server_breaker_open", label, server["breaker"] != "closed"
         blocked = {host["source"] for host in server["hosts_blocked"]}
         yield "server_hosts_blocked", label, len(blocked)

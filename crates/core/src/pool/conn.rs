@@ -4,24 +4,25 @@
 //! steps the bytes are for this machine ([`Conn::feed`]); while a client's command runs they are the client's,
 //! and [`Conn::relay`] only finds the reply's end.
 
+mod first_look;
+mod preparing;
+
 use std::collections::VecDeque;
 
-use portside_proto::command::{capability, com, status};
+use portside_proto::command::{com, status};
 use portside_proto::err::errno;
 use portside_proto::handshake::offer::{put_command, put_query};
 use portside_proto::handshake::{Announce, ClientLogin, LoginError, Step, Transport};
 use portside_proto::reply::{Outcome, Reply, Shape};
 use portside_proto::single::{OneRow, ServerError, Single};
+use portside_proto::statement::{Prepared, Renumber};
 
+use self::first_look::FIRST_LOOK;
+use self::preparing::Preparing;
+pub(super) use self::preparing::NEED_REPREPARE;
+use super::statements::OnServer;
 use super::{Class, Left, Server, Settings, User, Want};
 use crate::sql::is_readable;
-
-/// What is asked of a server right after the login: what a reset must restore, what a reset would change, and
-/// whether SQL text can be read here.
-const FIRST_LOOK: &[u8] =
-    b"SELECT @@character_set_client, @@character_set_results, @@collation_connection, \
-    @@wait_timeout, @@sql_mode, @@autocommit, @@global.character_set_client, @@global.collation_connection, \
-    @@global.character_set_results, @@global.init_connect";
 
 /// Forgets warnings and errors: MariaDB only with a statement that uses a table, which may have no schema's name
 /// (CLIENT_NO_SCHEMA).
@@ -92,6 +93,8 @@ enum Did {
     Clear,
     Setting(Box<[u8]>),
     Schema(Box<[u8]>),
+    /// A statement of a client that this connection had not.
+    Statement(Preparing),
     /// Something for others; its outcome matters to nobody here.
     Errand,
 }
@@ -127,6 +130,14 @@ pub struct Conn {
     is_resettable: bool,
     /// It may have warnings or an error to show.
     diagnostics: bool,
+    /// Prepared statements.
+    statements: OnServer,
+    /// Reads the reply to a PREPARE of our own.
+    preparing: Option<Prepared>,
+    /// Of our own, not counted yet.
+    reprepares: u64,
+    /// Puts the client's statement id into the running reply.
+    renumber: Option<Renumber>,
     /// `autocommit` is on from the login on.
     is_autocommit: bool,
 }
@@ -164,6 +175,10 @@ impl Conn {
             left: Left::Nothing,
             is_resettable: false,
             diagnostics: false,
+            statements: OnServer::default(),
+            preparing: None,
+            reprepares: 0,
+            renumber: None,
             is_autocommit: true,
         }
     }
@@ -255,6 +270,7 @@ impl Conn {
                     }
                     self.thread_id = greeting.thread_id;
                     self.is_mariadb = greeting.is_mariadb;
+                    self.statements.forgets_types(greeting.is_mariadb);
                     self.capabilities = self.class.capabilities & greeting.all_capabilities();
                 }
                 match step {
@@ -288,76 +304,6 @@ impl Conn {
         }
     }
 
-    fn look(&mut self, bytes: &mut &[u8]) -> Event {
-        let Phase::FirstLook(row) = &mut self.phase else {
-            return Event::Wait;
-        };
-        match row.feed(bytes, self.capabilities) {
-            Ok(None) => Event::Wait,
-            Ok(Some(Ok(values))) => match row.collation().and_then(|n| self.seen(&values, n)) {
-                Some(()) => {
-                    self.phase = Phase::Ready;
-                    Event::Ready
-                }
-                None => broken("its session variables cannot be read"),
-            },
-            // 1820: let in with an expired password, to change it and for nothing else.
-            Ok(Some(Err(e))) => Event::Failed(Failure::Denied(format!(
-                "ERR {}: {}{}",
-                e.errno,
-                e.message,
-                cure(e.errno, true)
-            ))),
-            Err(e) => broken(&e.to_string()),
-        }
-    }
-
-    /// `number`: the collation's in which texts are sent.
-    fn seen(&mut self, row: &[Option<String>], number: u16) -> Option<()> {
-        let [client, results, collation, wait, mode, autocommit, global @ .., init] = row else {
-            return None;
-        };
-        self.is_resettable = init.as_ref().is_none_or(String::is_empty);
-        let name = |value: &Option<String>| match value {
-            None => Some("NULL".to_owned()),
-            Some(text) => text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'_')
-                .then(|| format!("'{text}'")),
-        };
-        let wait: u64 = wait.as_ref()?.parse().ok()?;
-        self.is_autocommit = autocommit.as_deref() == Some("1");
-        // By its name MySQL takes the character set's first collation, and column definitions show which it is.
-        let texts = match results {
-            Some(_) if !self.is_mariadb => number.to_string(),
-            other => name(other)?,
-        };
-        // A login with this flag sets the mode, and a reset takes it away.
-        let has_mode = self.class.has(capability::IGNORE_SPACE);
-        let mode_again = if has_mode {
-            ", @@sql_mode=CONCAT(@@sql_mode, ',IGNORE_SPACE')"
-        } else {
-            ""
-        };
-        self.restore = format!(
-            "SET @@character_set_client={}, @@character_set_results={}, \
-             @@collation_connection={}, @@wait_timeout={wait}{mode_again}",
-            name(client)?,
-            texts,
-            name(collation)?
-        )
-        .into_bytes()
-        .into();
-        let deprecated = |name: &String| name.starts_with("utf8mb3");
-        let mut names = [client, results, collation].into_iter().flatten();
-        self.restore_warns = !self.is_mariadb && (has_mode || names.any(deprecated));
-        let is_global = global == [client.clone(), collation.clone(), results.clone()];
-        self.keeps_charset = (self.is_mariadb || is_global) && !has_mode;
-        self.is_readable = is_readable(client.as_ref()?.as_bytes())
-            && is_readable(mode.as_deref().unwrap_or_default().as_bytes());
-        Some(())
-    }
-
     /// Makes it what a session wants. Empty: it is so already; else write the bytes and feed until `Ready`.
     ///
     /// The steps are sent together and checked one by one; the session's command must wait for them, since
@@ -381,6 +327,7 @@ impl Conn {
             put_command(&mut bytes, com::INIT_DB, schema);
             self.steps.push_back(Did::Schema(schema.into()));
         }
+        self.put_statements(&want.needs, &mut bytes);
         if want.no_diagnostics && (self.diagnostics || !bytes.is_empty()) {
             self.put_clear(&mut bytes);
         }
@@ -423,6 +370,7 @@ impl Conn {
         put_command(bytes, com::RESET_CONNECTION, &[]);
         put_query(bytes, &self.restore, self.capabilities);
         self.steps.extend([Did::Reset, Did::Restore]);
+        self.statements.clear();
         if self.restore_warns {
             self.put_clear(bytes);
         }
@@ -442,7 +390,14 @@ impl Conn {
     }
 
     fn step(&mut self, bytes: &mut &[u8]) -> Event {
-        while !self.steps.is_empty() {
+        while let Some(did) = self.steps.front() {
+            if matches!(did, Did::Statement(_)) {
+                match self.prepared(bytes) {
+                    None => return Event::Wait,
+                    Some(Ok(())) => continue,
+                    Some(Err(text)) => return broken(&text),
+                }
+            }
             match self.single.feed(bytes) {
                 Ok(None) => return Event::Wait,
                 Ok(Some(reply)) => {
@@ -475,7 +430,7 @@ impl Conn {
                 self.diagnostics = false;
                 self.settings.clear();
             }
-            (Did::Restore, Ok(())) => {}
+            (Did::Restore | Did::Statement(_), Ok(())) => {}
             (Did::Errand, _) => self.diagnostics = true,
             (did, Err(error)) => {
                 self.diagnostics = true;
@@ -492,6 +447,7 @@ impl Conn {
     pub fn begin(&mut self, shape: Shape) {
         debug_assert!(self.is_ready());
         self.uses += 1;
+        self.renumber = None;
         if shape != Shape::Nothing {
             self.reply = Reply::new(shape, self.capabilities);
             self.phase = Phase::Busy;
@@ -513,6 +469,7 @@ impl Conn {
                 self.phase = Phase::Ready;
                 self.status = outcome.status.unwrap_or(self.status);
                 self.diagnostics |= outcome.warnings > 0 || outcome.error.is_some();
+                self.make_room(outcome.error.unwrap_or(0));
                 Ok(Some(outcome))
             }
             Err(error) => {
@@ -569,7 +526,8 @@ impl Conn {
         let steps = settings
             .after(&self.settings)
             .map_or(2 + settings.all().len(), <[_]>::len);
-        steps + usize::from(self.has_traces()) * 2 + usize::from(want.schema != self.schema())
+        let schema = usize::from(want.schema != self.schema());
+        steps + usize::from(self.has_traces()) * 2 + schema + self.lacks(&want.needs)
     }
 }
 

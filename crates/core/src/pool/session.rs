@@ -5,9 +5,11 @@
 //! command is looked at.
 
 mod answering;
+mod executing;
 mod framing;
 mod login;
 mod sending;
+mod statements;
 mod told;
 
 use std::fmt::Display;
@@ -20,19 +22,19 @@ use portside_proto::parameters::query_text;
 use portside_proto::reply::{Outcome, Shape};
 
 use self::answering::{malformed_attributes, unknown};
+use self::executing::is_about_statement;
 use self::framing::{length, packet, Packet};
 use self::login::Pending;
+pub use self::statements::Needs;
+use self::statements::Statements;
 use super::version::speaker;
-use super::{offered, Channel, Class, Conn, Left, Server, Settings, User, Want};
+use super::{offered, Channel, Class, Conn, Home, Left, Server, Settings, User, Want};
 use crate::reason::{Cause, Pin};
-use crate::sql::{self, Kind, Pins, Verdict};
+use crate::sql::{Kind, Pins, Verdict};
 
 /// Longer commands are passed on unread, and pin. 1 MiB: what a session may make us hold while a packet is on
 /// its way.
 pub const LONG: usize = 1024 * 1024;
-
-/// Open statements that are remembered; a session with more keeps its connection to its end.
-const STATEMENTS_MAX: usize = 1024;
 
 /// Looks an account up.
 type Find<'a> = dyn Fn(&[u8]) -> Option<(Arc<User>, bool)> + 'a;
@@ -77,8 +79,11 @@ pub enum Step {
     Admit,
     /// Bring a connection that [`Session::want`] describes, prepared, and step again.
     Attach,
-    /// Write the bytes that were taken to the connection; a reply follows unless `Conn` is still ready.
+    /// Write the bytes that were taken to the connection, after [`Session::address`]; a reply follows unless `Conn`
+    /// is still ready.
     Forward,
+    /// Write these in place of the bytes that were taken; else as [`Step::Forward`].
+    Instead(Vec<u8>),
     /// A reply runs.
     Await,
     /// `KILL`: answer through [`Session::killed`].
@@ -151,7 +156,9 @@ pub struct Session {
     /// What pins that have gone leave behind.
     left: Left,
     /// Prepared and not closed.
-    statements: Vec<u32>,
+    statements: Statements,
+    /// All servers of the service are alike, so that a statement of one can be prepared on another.
+    moves: bool,
     /// Of the command at hand, until its reply is over.
     verdict: Option<Verdict>,
     /// A SET under way, to be remembered if it succeeds.
@@ -221,7 +228,10 @@ impl Session {
             settings: Settings::new(),
             pins: Pins::NONE,
             left: Left::Nothing,
-            statements: Vec::new(),
+            statements: Statements::default(),
+            moves: servers
+                .iter()
+                .all(|server| server.version == speaker.version),
             verdict: None,
             set: None,
             command: 0,
@@ -283,6 +293,8 @@ impl Session {
             settings: Some(&self.settings),
             no_diagnostics: asks.diagnostics && !self.pins.has(Pin::Warnings),
             same: self.last.filter(|_| asks.row_count || asks.found_rows),
+            needs: self.statements.needs(),
+            home: self.statements.home(),
         }
     }
 
@@ -333,6 +345,7 @@ impl Session {
     pub fn attached(&mut self, conn: (u64, u64)) {
         // Others may have asked for the last result set there.
         self.knows_found_rows &= self.last == Some(conn);
+        self.statements.attached();
     }
 
     fn command(
@@ -376,31 +389,69 @@ impl Session {
         }) else {
             return (whole, Step::Say(malformed_attributes()));
         };
-        if self.verdict.is_none() {
+        self.statements.address = None;
+        if is_about_statement(command) {
+            if let Some(step) = self.about_statement(command, argument, is_whole, conn.as_deref()) {
+                let taken = !matches!(step, Step::More);
+                return (if taken { whole } else { 0 }, step);
+            }
+        } else if self.verdict.is_none() {
+            self.statements.start();
             self.verdict = Some(if is_whole {
-                read(command, argument, self.is_mariadb)
+                self.read(command, argument)
             } else {
                 Verdict::pinned(Pin::Long)
             });
+            self.look_for_movers();
         }
         if let Some(step) = self.answer_query() {
             self.verdict = None;
+            self.statements.start();
             return (whole, step);
         }
         let Some(conn) = conn else {
             return (0, Step::Attach);
         };
+        self.run(input, argument, is_whole, conn, shape)
+    }
+
+    /// Runs the command at the beginning of the input on this connection.
+    fn run(
+        &mut self,
+        input: &[u8],
+        argument: &[u8],
+        is_whole: bool,
+        conn: &mut Conn,
+        shape: Shape,
+    ) -> (usize, Step) {
+        let length = length(input);
+        let taken = input.len().min(HEADER_LEN + length);
+        let packet = input.get(..taken).unwrap_or(input);
+        let command = packet.get(HEADER_LEN).copied().unwrap_or(0);
+        if let Some(step) = self.lacks_statements(conn, is_whole) {
+            if step == Step::Attach {
+                return (0, step);
+            }
+            self.verdict = None;
+            return (taken, step);
+        }
+        let step = self.begin_statement(command, packet, is_whole, conn);
+        self.pin_statements();
+        if matches!(step, Some(Step::Say(_) | Step::End(..))) {
+            self.verdict = None;
+            return (taken, step.unwrap_or(Step::More));
+        }
+        if command == com::STMT_PREPARE {
+            self.begin_prepare(is_whole.then_some(argument));
+        }
         self.begin(command, argument, conn, shape);
         if !is_whole {
-            let length = length(input);
-            let taken = input.len().min(HEADER_LEN + length);
             self.phase = Phase::Upload {
                 left: HEADER_LEN + length - taken,
                 continues: length == MAX_PAYLOAD as usize,
             };
-            return (taken, Step::Forward);
         }
-        (whole, Step::Forward)
+        (taken, step.unwrap_or(Step::Forward))
     }
 
     fn begin(&mut self, command: u8, argument: &[u8], conn: &mut Conn, shape: Shape) {
@@ -420,16 +471,10 @@ impl Session {
         if verdict.kind == Kind::Set {
             self.set = Some(argument.into());
         }
-        if command == com::STMT_CLOSE {
-            let id = argument.first_chunk().map(|id| u32::from_le_bytes(*id));
-            self.statements.retain(|known| Some(*known) != id);
-            if self.statements.is_empty() {
-                self.pins.remove(Pin::Statements);
-            }
-        }
         if command == com::RESET_CONNECTION {
             let lasting = self.pins.outlive_a_reset();
             self.forget();
+            conn.statements().clear();
             self.pins.add(Pin::Command);
             if lasting {
                 self.pins.add(Pin::Statement);
@@ -441,6 +486,9 @@ impl Session {
         self.command = command;
         self.commands += 1;
         conn.begin(shape);
+        if let Some(id) = self.statements.prepares() {
+            conn.renumber(id);
+        }
         if shape == Shape::Nothing {
             self.verdict = None;
         } else {
@@ -457,12 +505,12 @@ impl Session {
         if self.clears_diagnostics(&verdict) && good && outcome.warnings == 0 {
             conn.has_no_diagnostics();
         }
-        match (verdict.kind, set) {
+        match (&verdict.kind, set) {
             (Kind::Use(name), _) if good => {
-                conn.set_schema(&name);
-                self.schema = Some(name);
+                conn.set_schema(name);
+                self.schema = Some(name.clone());
             }
-            (Kind::DropSchema(name), _) if good && self.schema.as_ref() == Some(&name) => {
+            (Kind::DropSchema(name), _) if good && self.schema.as_ref() == Some(name) => {
                 self.schema = None;
             }
             (Kind::Set, Some(statement)) => {
@@ -476,14 +524,6 @@ impl Session {
                 }
             }
             _ => {}
-        }
-        if let Some(statement) = outcome.statement.filter(|_| good) {
-            if self.statements.len() < STATEMENTS_MAX {
-                self.statements.push(statement);
-            } else {
-                self.pins.add(Pin::Statement);
-            }
-            self.pins.add(Pin::Statements);
         }
         let halfway = !good && verdict.may_fail_halfway;
         if outcome.insert_id > 0 || verdict.asks.insert_id || halfway {
@@ -502,6 +542,7 @@ impl Session {
         if !conn.is_autocommit() && self.status & status::AUTOCOMMIT != 0 {
             self.pins.add(Pin::Setting);
         }
+        self.statement_replied(outcome, conn, id);
         self.last = Some((id, conn.uses()));
     }
 
@@ -550,34 +591,5 @@ impl Session {
             }
             _ => None,
         }
-    }
-}
-
-/// What is known about a command before it runs.
-fn read(command: u8, argument: &[u8], is_mariadb: bool) -> Verdict {
-    match command {
-        com::QUERY => sql::classify(argument, is_mariadb),
-        com::STMT_PREPARE => {
-            let mut verdict = sql::classify(argument, is_mariadb);
-            verdict.kind = match verdict.kind {
-                Kind::Plain => Kind::Plain,
-                Kind::Kill { .. } | Kind::OtherId => Kind::OtherId,
-                _ => {
-                    verdict.pins.add(Pin::Statement);
-                    Kind::Plain
-                }
-            };
-            verdict
-        }
-        com::INIT_DB => Verdict {
-            kind: Kind::Use(argument.into()),
-            ..Verdict::default()
-        },
-        // A reset does not take it back.
-        com::SET_OPTION => Verdict {
-            pins: Pins::of(Pin::Command).and(Pins::of(Pin::Statement)),
-            ..Verdict::default()
-        },
-        _ => Verdict::default(),
     }
 }

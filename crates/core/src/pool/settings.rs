@@ -9,7 +9,7 @@ const BYTES_MAX: usize = 4 * 1024;
 const COUNT_MAX: usize = 16;
 
 /// SET statements in the order in which they take effect.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Settings(Vec<Box<[u8]>>);
 
 impl Settings {

@@ -82,6 +82,15 @@ impl Pins {
         left
     }
 
+    /// Those that hold until the session ends, whatever it does.
+    pub fn are_permanent(self) -> bool {
+        let mut left = self.without_passing();
+        for pin in [Pin::Transaction, Pin::Autocommit, Pin::Statements] {
+            left.remove(pin);
+        }
+        left != Self::NONE
+    }
+
     /// Whether there are only such as wait for what the next statement may ask.
     pub fn only_pass(self) -> bool {
         !self.is_empty() && !self.leave_a_trace()

@@ -42,7 +42,7 @@ impl Worker {
         }
         let (mut at, mut moved) = (0, 0);
         let over = loop {
-            let rest = input.get(at..).unwrap_or(&[]);
+            let rest = input.get_mut(at..).unwrap_or(&mut []);
             match self.next_step(index, &mut session, &mut pooled, rest) {
                 Next::Took(count) => at += count,
                 Next::Sealed(count) => {
@@ -149,7 +149,7 @@ impl Worker {
         index: usize,
         session: &mut Session,
         pooled: &mut Pooled,
-        input: &[u8],
+        input: &mut [u8],
     ) -> Next {
         if let Some(cause) = self.must_end(session, pooled) {
             return Next::Over(cause);
@@ -316,7 +316,7 @@ impl Worker {
         index: usize,
         session: &mut Session,
         pooled: &mut Pooled,
-        input: &[u8],
+        input: &mut [u8],
     ) -> Next {
         let (taken, step) = self.ask_front(session, pooled, input);
         let next = match step {
@@ -345,7 +345,14 @@ impl Worker {
             Step::End(cause, bytes) => self.last_words(session, &bytes, cause),
             // Not to be given back before the command has been stepped again.
             Step::Attach => return self.attach(index, session, pooled, input),
-            Step::Forward => self.forward(session, pooled, input.get(..taken).unwrap_or(&[])),
+            Step::Forward => {
+                let command = input.get_mut(..taken).unwrap_or(&mut []);
+                if let Some(front) = pooled.front.as_mut() {
+                    front.address(command);
+                }
+                self.forward(session, pooled, command)
+            }
+            Step::Instead(bytes) => self.forward(session, pooled, &bytes),
             Step::Kill { id, query } => {
                 let front = pooled.front.as_ref();
                 let what = self.kill(front.and_then(Front::user), id, query);
@@ -426,9 +433,7 @@ impl Worker {
         let bytes = back.conn.prepare(&front.want());
         back.state = State::Lent;
         back.used_at = self.now;
-        if !bytes.is_empty() && back.socket.push(&bytes).is_err() {
-            back.socket.readable = true;
-        }
+        back.say(&bytes);
         back.busy = back.server().map(Busy::new);
         if let Some(server) = back.server() {
             session.last = Some(crate::session::Last {

@@ -37,6 +37,12 @@ impl Worker {
         pooled: &mut Pooled,
         input: &[u8],
     ) -> Next {
+        if let (Some(back), Some(front)) = (pooled.back.as_mut(), pooled.front.as_ref()) {
+            // It keeps its connection, which lacks a statement.
+            let bytes = back.conn.bring(&front.want().needs);
+            back.say(&bytes);
+            return Next::Took(0);
+        }
         if !self.follow_plan(session, pooled) {
             return self.account_is_gone(session, pooled);
         }
@@ -49,6 +55,9 @@ impl Worker {
         }
         if service.paused {
             return self.wait(index, session, pooled, input);
+        }
+        if let Some(next) = self.go_home(index, session, pooled, input) {
+            return next;
         }
         loop {
             let member = match self.choose_pooled(&service, session, pooled, &user, class) {

@@ -45,7 +45,7 @@ impl Worker {
                 return Next::Took(0);
             };
             let bytes = match back.socket.read(scratch) {
-                Read::Bytes { count, .. } => &scratch[..count],
+                Read::Bytes { count, .. } => &mut scratch[..count],
                 Read::Nothing => return Next::Wait,
                 Read::Eof => {
                     return self.back_lost(session, pooled, "the server closed the connection")
@@ -78,16 +78,16 @@ impl Worker {
         }
     }
 
-    /// Bytes of a reply go to the client as they are. None: it is not over.
+    /// Bytes of a reply go to the client as they are, but for the id of a statement. None: it is not over.
     pub(super) fn reply_bytes(
         &mut self,
         index: usize,
         session: &mut Session,
         pooled: &mut Pooled,
-        bytes: &[u8],
+        bytes: &mut [u8],
     ) -> Option<Next> {
         let (back, front) = (pooled.back.as_mut()?, pooled.front.as_mut()?);
-        let mut rest = bytes;
+        let mut rest = &*bytes;
         let is_untouched = back.conn.reply_is_untouched();
         let result = back.conn.relay(&mut rest);
         if let Some(name) = back.conn.take_file() {
@@ -101,6 +101,8 @@ impl Worker {
             }
         }
         let used = bytes.len() - rest.len();
+        let is_more = used < bytes.len();
+        back.conn.dress(&mut bytes[..used]);
         if result.is_ok() {
             if let Next::Over(cause) = self.say(index, session, &bytes[..used]) {
                 return Some(Next::Over(cause));
@@ -116,7 +118,7 @@ impl Worker {
                         self.shared.outcomes.count_pin(pin);
                     }
                 }
-                if is_early || !rest.is_empty() {
+                if is_early || is_more {
                     // An answer before the end of the command, or more than one: nobody knows what comes next.
                     let back = pooled.back.take()?;
                     self.drop_lost(back);
@@ -170,12 +172,16 @@ impl Worker {
         let back = pooled.back.as_mut()?;
         match back.conn.feed(&mut bytes) {
             Event::Wait => None,
-            Event::Ready => Some(Next::Took(0)),
+            Event::Ready => {
+                back.count_reprepares();
+                Some(Next::Took(0))
+            }
             Event::Send(bytes) | Event::StartTls(bytes) => {
                 let _ = back.socket.push(&bytes);
                 None
             }
             Event::Failed(Failure::Step(error)) => {
+                back.count_reprepares();
                 self.give_up_back(session, pooled);
                 let (number, state) = (error.errno, error.state);
                 Some(self.tell(

@@ -48,7 +48,7 @@ impl Worker {
     }
 
     /// The connection, if nothing has come that makes it useless.
-    fn alive(&mut self, mut back: Box<Back>) -> Option<Box<Back>> {
+    pub(super) fn alive(&mut self, mut back: Box<Back>) -> Option<Box<Back>> {
         back.socket.readable |= self.now > back.used_at + PEEK_AFTER_MS;
         match back.socket.read(&mut self.scratch) {
             Read::Nothing => Some(back),

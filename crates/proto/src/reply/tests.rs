@@ -125,6 +125,7 @@ fn replies() -> Vec<Case> {
             ],
             Outcome {
                 statement: Some(7),
+                parameters: 2,
                 ..Outcome::default()
             },
         ),
@@ -135,6 +136,7 @@ fn replies() -> Vec<Case> {
             vec![prepared(1, 1), column.clone(), column.clone()],
             Outcome {
                 statement: Some(7),
+                parameters: 1,
                 ..Outcome::default()
             },
         ),
@@ -193,6 +195,8 @@ proptest! {
                 prop_assert!(piece.is_empty(), "{name}");
                 rest = after;
             }
+            // The digest has tests of its own (`statement`).
+            let got = got.map(|outcome| Outcome { definitions: 0, ..outcome });
             prop_assert_eq!(got, Some(want), "{}", name);
         }
     }

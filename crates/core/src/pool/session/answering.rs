@@ -5,7 +5,6 @@ use std::sync::Arc;
 use portside_proto::command::com;
 use portside_proto::err::errno;
 use portside_proto::handshake::offer;
-use portside_proto::reply::STMT_BULK_EXECUTE;
 use portside_proto::single::err;
 
 use super::super::Killed;
@@ -25,10 +24,6 @@ impl Session {
         if let (Some(text), true) = (&self.bereft, command != com::QUIT) {
             return Some(Step::End(Cause::ServerEof, self.lost(text)));
         }
-        let known = |argument: &[u8]| {
-            let id = argument.first_chunk().map(|id| u32::from_le_bytes(*id));
-            conn.is_some() || id.is_some_and(|id| self.statements.contains(&id))
-        };
         Some(match command {
             com::QUIT => Step::End(Cause::Quit, Vec::new()),
             // One with a connection of its own asks that: whether it lives, so that its idle time begins anew, and
@@ -53,13 +48,6 @@ impl Session {
                 let text = "portside: replicas connect to the server itself, not through a pool";
                 Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text))
             }
-            com::STMT_EXECUTE | com::STMT_FETCH | com::STMT_RESET | STMT_BULK_EXECUTE
-                if !known(argument) =>
-            {
-                let text = "portside: unknown prepared statement";
-                Step::Say(err(1, errno::UNKNOWN_STATEMENT, *b"HY000", text))
-            }
-            com::STMT_CLOSE | com::STMT_SEND_LONG_DATA if !known(argument) => Step::Say(Vec::new()),
             _ => return None,
         })
     }
@@ -200,6 +188,7 @@ impl Session {
     /// is over.
     pub fn not_attached(&mut self, number: u16, state: [u8; 5], text: &str) -> (Vec<u8>, bool) {
         self.verdict = None;
+        self.statements.start();
         match self.pending.as_ref() {
             Some(pending) => (err(pending.sequence, number, state, text), true),
             None => (err(1, number, state, text), false),

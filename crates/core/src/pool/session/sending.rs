@@ -18,8 +18,13 @@ impl Session {
             return (taken, step);
         }
         if !continues {
-            self.phase = Phase::Reply;
-            return (0, Step::Await);
+            // Long data has no reply.
+            let (phase, step) = match self.verdict {
+                Some(_) => (Phase::Reply, Step::Await),
+                None => (Phase::Command, Step::Say(Vec::new())),
+            };
+            self.phase = phase;
+            return (0, step);
         }
         if input.len() < HEADER_LEN {
             return (0, Step::More);

@@ -1,0 +1,84 @@
+//! The first look at a connection: the state of its login, to which a reset must bring it back.
+
+use portside_proto::command::capability;
+
+use super::{broken, cure, is_readable, Conn, Event, Failure, Phase};
+
+/// What is asked of a server right after the login: what a reset must restore, what a reset would change, and
+/// whether SQL text can be read here.
+pub(super) const FIRST_LOOK: &[u8] =
+    b"SELECT @@character_set_client, @@character_set_results, @@collation_connection, \
+    @@wait_timeout, @@sql_mode, @@autocommit, @@global.character_set_client, @@global.collation_connection, \
+    @@global.character_set_results, @@global.init_connect";
+
+impl Conn {
+    pub(super) fn look(&mut self, bytes: &mut &[u8]) -> Event {
+        let Phase::FirstLook(row) = &mut self.phase else {
+            return Event::Wait;
+        };
+        match row.feed(bytes, self.capabilities) {
+            Ok(None) => Event::Wait,
+            Ok(Some(Ok(values))) => match row.collation().and_then(|n| self.seen(&values, n)) {
+                Some(()) => {
+                    self.phase = Phase::Ready;
+                    Event::Ready
+                }
+                None => broken("its session variables cannot be read"),
+            },
+            // 1820: let in with an expired password, to change it and for nothing else.
+            Ok(Some(Err(e))) => Event::Failed(Failure::Denied(format!(
+                "ERR {}: {}{}",
+                e.errno,
+                e.message,
+                cure(e.errno, true)
+            ))),
+            Err(e) => broken(&e.to_string()),
+        }
+    }
+
+    /// `number`: the collation's in which texts are sent.
+    fn seen(&mut self, row: &[Option<String>], number: u16) -> Option<()> {
+        let [client, results, collation, wait, mode, autocommit, global @ .., init] = row else {
+            return None;
+        };
+        self.is_resettable = init.as_ref().is_none_or(String::is_empty);
+        let name = |value: &Option<String>| match value {
+            None => Some("NULL".to_owned()),
+            Some(text) => text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_')
+                .then(|| format!("'{text}'")),
+        };
+        let wait: u64 = wait.as_ref()?.parse().ok()?;
+        self.is_autocommit = autocommit.as_deref() == Some("1");
+        // By its name MySQL takes the character set's first collation, and column definitions show which it is.
+        let texts = match results {
+            Some(_) if !self.is_mariadb => number.to_string(),
+            other => name(other)?,
+        };
+        // A login with this flag sets the mode, and a reset takes it away.
+        let has_mode = self.class.has(capability::IGNORE_SPACE);
+        let mode_again = if has_mode {
+            ", @@sql_mode=CONCAT(@@sql_mode, ',IGNORE_SPACE')"
+        } else {
+            ""
+        };
+        self.restore = format!(
+            "SET @@character_set_client={}, @@character_set_results={}, \
+             @@collation_connection={}, @@wait_timeout={wait}{mode_again}",
+            name(client)?,
+            texts,
+            name(collation)?
+        )
+        .into_bytes()
+        .into();
+        let deprecated = |name: &String| name.starts_with("utf8mb3");
+        let mut names = [client, results, collation].into_iter().flatten();
+        self.restore_warns = !self.is_mariadb && (has_mode || names.any(deprecated));
+        let is_global = global == [client.clone(), collation.clone(), results.clone()];
+        self.keeps_charset = (self.is_mariadb || is_global) && !has_mode;
+        self.is_readable = is_readable(client.as_ref()?.as_bytes())
+            && is_readable(mode.as_deref().unwrap_or_default().as_bytes());
+        Some(())
+    }
+}
