@@ -12,6 +12,7 @@
 
 mod conn;
 mod guard;
+mod server;
 mod session;
 mod settings;
 #[cfg(test)]
@@ -19,8 +20,9 @@ mod tests;
 mod user;
 mod version;
 
-pub use conn::{Conn, Event, Failure, Server};
+pub use conn::{Conn, Event, Failure};
 pub use guard::FailedLogins;
+pub use server::Server;
 pub use session::{Context, Session, Step};
 pub use settings::Settings;
 pub use user::{Learnt, User};

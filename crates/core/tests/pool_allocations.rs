@@ -86,18 +86,19 @@ fn logged_in() -> Session {
     session
 }
 
-/// Nine columns, as the first look at a server has them.
+/// Ten columns, as the first look at a server has them.
 fn first_look() -> Vec<u8> {
-    let mut bytes = vec![1, 0, 0, 1, 9];
-    for n in 0..9 {
-        bytes.extend([4, 0, 0, 2 + n, 3, b'd', b'e', b'f']);
+    let mut bytes = vec![1, 0, 0, 1, 10];
+    for n in 0..10 {
+        bytes.extend([17, 0, 0, 2 + n, 3, b'd', b'e', b'f', 12]);
+        bytes.extend([45, 0, 0, 0, 0, 0, 253, 0, 0, 0, 0, 0]);
     }
-    bytes.extend([5, 0, 0, 11, 0xfe, 0, 0, 2, 0]);
+    bytes.extend([5, 0, 0, 12, 0xfe, 0, 0, 2, 0]);
     // Each value with its length; the sql_mode is empty.
-    let row = b"\x01a\x01b\x01c\x011\x00\x01a\x01c\x01b\x00";
-    bytes.extend([row.len() as u8, 0, 0, 12]);
+    let row = b"\x01a\x01b\x01c\x011\x00\x011\x01a\x01c\x01b\x00";
+    bytes.extend([row.len() as u8, 0, 0, 13]);
     bytes.extend(row);
-    bytes.extend([5, 0, 0, 13, 0xfe, 0, 0, 2, 0]);
+    bytes.extend([5, 0, 0, 14, 0xfe, 0, 0, 2, 0]);
     bytes
 }
 

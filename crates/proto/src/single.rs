@@ -84,10 +84,16 @@ pub struct OneRow {
     assembler: Assembler,
     columns: Option<usize>,
     definitions: usize,
+    collation: Option<u16>,
     row: Option<Vec<Option<String>>>,
 }
 
 impl OneRow {
+    /// The collation's number of the first column, once it has been read.
+    pub fn collation(&self) -> Option<u16> {
+        self.collation
+    }
+
     /// Takes bytes up to the end of the result. None: more are to come.
     #[allow(clippy::type_complexity)] // as in `Single::feed`
     pub fn feed(
@@ -116,6 +122,9 @@ impl OneRow {
             // An EOF stands behind the definitions unless it was agreed to leave it out.
             let definitions = columns.saturating_add(usize::from(!deprecate_eof));
             if self.definitions < definitions {
+                if self.definitions == 0 {
+                    self.collation = collation(&payload);
+                }
                 self.definitions += 1;
             } else if first == marker::EOF {
                 return self.row.take().map(|row| Some(Ok(row))).ok_or(Malformed);
@@ -126,6 +135,12 @@ impl OneRow {
             }
         }
     }
+}
+
+/// Of a column definition, whose last 12 bytes are: collation, length, type, flags, decimals, filler.
+fn collation(definition: &[u8]) -> Option<u16> {
+    let (_, last) = definition.split_last_chunk::<12>()?;
+    Some(u16::from_le_bytes([last[0], last[1]]))
 }
 
 fn texts(payload: &[u8]) -> Option<Vec<Option<String>>> {

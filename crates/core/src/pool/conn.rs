@@ -10,18 +10,17 @@ use portside_proto::command::{com, status};
 use portside_proto::err::errno;
 use portside_proto::handshake::offer::{put_command, put_query};
 use portside_proto::handshake::{Announce, ClientLogin, LoginError, Step, Transport};
-use portside_proto::login::Greeting;
 use portside_proto::reply::{Outcome, Reply, Shape};
 use portside_proto::single::{OneRow, ServerError, Single};
 
-use super::{Class, Left, Settings, User, Want};
+use super::{Class, Left, Server, Settings, User, Want};
 use crate::sql::is_readable;
 
 /// What is asked of a server right after the login: what a reset must restore, what a reset would change, and
 /// whether SQL text can be read here.
 const FIRST_LOOK: &[u8] =
     b"SELECT @@character_set_client, @@character_set_results, @@collation_connection, \
-    @@wait_timeout, @@sql_mode, @@global.character_set_client, @@global.collation_connection, \
+    @@wait_timeout, @@sql_mode, @@autocommit, @@global.character_set_client, @@global.collation_connection, \
     @@global.character_set_results, @@global.init_connect";
 
 /// Forgets warnings and errors: MariaDB only with a statement that uses a table.
@@ -34,39 +33,6 @@ const ATTRIBUTES: &[(&str, &str)] = &[
     ("_client_version", env!("CARGO_PKG_VERSION")),
     ("program_name", "portside"),
 ];
-
-/// What a server says about itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server {
-    /// As its greeting has it, with MariaDB's prefix.
-    pub version: String,
-    /// MariaDB or MySQL.
-    pub is_mariadb: bool,
-    /// Capability flags, MariaDB's own in the upper half.
-    pub capabilities: u64,
-    /// Default collation's number.
-    pub collation: u8,
-    /// Default authentication plugin.
-    pub plugin: String,
-}
-
-impl From<&Greeting> for Server {
-    fn from(greeting: &Greeting) -> Self {
-        // MariaDB before 11 puts 5.5.5- in front, for replicas that compare versions.
-        let prefixed = greeting.is_mariadb && greeting.version.starts_with("10.");
-        Self {
-            version: if prefixed {
-                format!("5.5.5-{}", greeting.version)
-            } else {
-                greeting.version.clone()
-            },
-            is_mariadb: greeting.is_mariadb,
-            capabilities: greeting.all_capabilities(),
-            collation: greeting.collation,
-            plugin: greeting.plugin.clone(),
-        }
-    }
-}
 
 /// Why a connection cannot be used for what it was wanted for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,8 +124,10 @@ pub struct Conn {
     left: Left,
     /// A reset brings it back to the state of its login: not where init_connect ran after that.
     is_resettable: bool,
-    /// Its last statement had warnings or an error.
+    /// It may have warnings or an error to show.
     diagnostics: bool,
+    /// `autocommit` is on from the login on.
+    is_autocommit: bool,
 }
 
 impl Conn {
@@ -195,6 +163,7 @@ impl Conn {
             left: Left::Nothing,
             is_resettable: false,
             diagnostics: false,
+            is_autocommit: true,
         }
     }
 
@@ -323,7 +292,7 @@ impl Conn {
         };
         match row.feed(bytes, self.capabilities) {
             Ok(None) => Event::Wait,
-            Ok(Some(Ok(row))) => match self.seen(&row) {
+            Ok(Some(Ok(values))) => match row.collation().and_then(|n| self.seen(&values, n)) {
                 Some(()) => {
                     self.phase = Phase::Ready;
                     Event::Ready
@@ -341,8 +310,9 @@ impl Conn {
         }
     }
 
-    fn seen(&mut self, row: &[Option<String>]) -> Option<()> {
-        let [client, results, collation, wait, mode, global @ .., init] = row else {
+    /// `number`: the collation's in which texts are sent.
+    fn seen(&mut self, row: &[Option<String>], number: u16) -> Option<()> {
+        let [client, results, collation, wait, mode, autocommit, global @ .., init] = row else {
             return None;
         };
         self.is_resettable = init.as_ref().is_none_or(String::is_empty);
@@ -354,11 +324,17 @@ impl Conn {
                 .then(|| format!("'{text}'")),
         };
         let wait: u64 = wait.as_ref()?.parse().ok()?;
+        self.is_autocommit = autocommit.as_deref() == Some("1");
+        // By its name MySQL takes the character set's first collation, and column definitions show which it is.
+        let texts = match results {
+            Some(_) if !self.is_mariadb => number.to_string(),
+            other => name(other)?,
+        };
         self.restore = format!(
             "SET @@character_set_client={}, @@character_set_results={}, \
              @@collation_connection={}, @@wait_timeout={wait}",
             name(client)?,
-            name(results)?,
+            texts,
             name(collation)?
         )
         .into_bytes()
@@ -432,7 +408,6 @@ impl Conn {
         let text = format!("KILL QUERY {thread_id}");
         put_query(&mut bytes, text.as_bytes(), self.capabilities);
         self.steps.push_back(Did::Errand);
-        self.diagnostics = true;
         self.start_steps();
         bytes
     }
@@ -453,6 +428,8 @@ impl Conn {
 
     fn start_steps(&mut self) {
         if !self.steps.is_empty() {
+            // ROW_COUNT() and FOUND_ROWS() are no session's any more.
+            self.uses += 1;
             self.phase = Phase::Steps;
         }
     }
@@ -489,11 +466,12 @@ impl Conn {
             (Did::Reset, Ok(())) => {
                 self.left = Left::Nothing;
                 self.diagnostics = false;
-                self.uses = 0;
                 self.settings.clear();
             }
-            (Did::Restore, Ok(())) | (Did::Errand, _) => {}
+            (Did::Restore, Ok(())) => {}
+            (Did::Errand, _) => self.diagnostics = true,
             (did, Err(error)) => {
+                self.diagnostics = true;
                 // What it has done so far is in doubt, but for a schema that was not taken.
                 if !matches!(did, Did::Schema(_)) {
                     self.left(Left::Traces);
@@ -527,10 +505,7 @@ impl Conn {
             Ok(Some(outcome)) => {
                 self.phase = Phase::Ready;
                 self.status = outcome.status.unwrap_or(self.status);
-                // MariaDB keeps them over statements without a table, and does not tell.
-                self.diagnostics = outcome.warnings > 0
-                    || outcome.error.is_some()
-                    || (self.is_mariadb && self.diagnostics);
+                self.diagnostics |= outcome.warnings > 0 || outcome.error.is_some();
                 Ok(Some(outcome))
             }
             Err(error) => {
@@ -538,6 +513,16 @@ impl Conn {
                 Err(Failure::Broken(error.to_string()))
             }
         }
+    }
+
+    /// The last statement took earlier warnings away, and has none.
+    pub fn has_no_diagnostics(&mut self) {
+        self.diagnostics = false;
+    }
+
+    /// Whether `autocommit` is on from the login on, so that switching it on leaves nothing.
+    pub fn is_autocommit(&self) -> bool {
+        self.is_autocommit
     }
 
     /// The running reply is no more passed on. `is_untouched`: nothing of it was.

@@ -5,8 +5,10 @@
 //! command is looked at.
 
 mod answering;
+mod framing;
 mod login;
 mod sending;
+mod told;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use portside_proto::parameters::query_text;
 use portside_proto::reply::{Outcome, Shape};
 
 use self::answering::{malformed_attributes, unknown};
+use self::framing::{length, packet, Packet};
 use self::login::Pending;
 use super::version::speaker;
 use super::{offered, Channel, Class, Conn, Left, Server, Settings, User, Want};
@@ -226,36 +229,6 @@ impl Session {
         Some((session, greeting))
     }
 
-    /// The id that its greeting named.
-    pub fn thread_id(&self) -> u32 {
-        self.thread_id
-    }
-
-    /// Whether nobody else can read what its client sends: a password may come as it is.
-    pub fn is_secure(&self) -> bool {
-        self.channel.is_secure
-    }
-
-    /// Its account, once it has logged in.
-    pub fn user(&self) -> Option<&Arc<User>> {
-        self.user.as_ref()
-    }
-
-    /// What its client calls itself.
-    pub fn program(&self) -> Option<&str> {
-        self.program.as_deref()
-    }
-
-    /// The class of connections it can use.
-    pub fn class(&self) -> Class {
-        self.class
-    }
-
-    /// Commands so far.
-    pub fn commands(&self) -> u64 {
-        self.commands
-    }
-
     /// Why it keeps its connection; the first reason.
     pub fn pin(&self) -> Option<Pin> {
         self.pins.first()
@@ -409,7 +382,7 @@ impl Session {
         };
         if self.verdict.is_none() {
             self.verdict = Some(if is_whole {
-                read(command, argument)
+                read(command, argument, self.is_mariadb)
             } else {
                 Verdict::pinned(Pin::Long)
             });
@@ -438,8 +411,9 @@ impl Session {
         let Some(verdict) = self.verdict.as_ref() else {
             return;
         };
-        if !verdict.asks.diagnostics {
+        if self.clears_diagnostics(verdict) {
             self.pins.remove(Pin::Warnings);
+            self.has_forgotten = false;
         }
         self.pins.remove(Pin::RowCount);
         self.pins.remove(Pin::FoundRows);
@@ -455,8 +429,12 @@ impl Session {
             }
         }
         if command == com::RESET_CONNECTION {
+            let lasting = self.pins.outlive_a_reset();
             self.forget();
             self.pins.add(Pin::Command);
+            if lasting {
+                self.pins.add(Pin::Statement);
+            }
         }
         if !conn.is_readable() {
             self.pins.add(Pin::Unreadable);
@@ -477,13 +455,21 @@ impl Session {
         let set = self.set.take();
         self.phase = Phase::Command;
         let good = outcome.error.is_none();
+        if self.clears_diagnostics(&verdict) && good && outcome.warnings == 0 {
+            conn.has_no_diagnostics();
+        }
         match (verdict.kind, set) {
             (Kind::Use(name), _) if good => {
                 conn.set_schema(&name);
                 self.schema = Some(name);
             }
+            (Kind::DropSchema(name), _) if good && self.schema.as_ref() == Some(&name) => {
+                self.schema = None;
+            }
             (Kind::Set, Some(statement)) => {
-                if good && self.settings.add(&statement) {
+                // Replayed, it would warn again.
+                let quiet = outcome.warnings == 0 || !self.is_mariadb;
+                if good && quiet && self.settings.add(&statement) {
                     conn.add_setting(&statement);
                 } else {
                     // Of several assignments some may have taken effect.
@@ -500,19 +486,29 @@ impl Session {
             }
             self.pins.add(Pin::Statements);
         }
-        if outcome.insert_id > 0 || verdict.asks.insert_id {
+        let halfway = !good && verdict.may_fail_halfway;
+        if outcome.insert_id > 0 || verdict.asks.insert_id || halfway {
             self.pins.add(Pin::InsertId);
         }
         if outcome.warnings > 0 || !good {
             self.pins.add(Pin::Warnings);
+            self.has_forgotten = false;
         }
-        if outcome.affected > 0 {
+        if outcome.affected > 0 || (verdict.has_table && !outcome.has_rows) {
             self.pins.add(Pin::RowCount);
         }
-        self.has_forgotten = false;
         self.knows_found_rows |= good && outcome.has_rows;
         self.follow(conn.status());
+        if !conn.is_autocommit() && self.status & status::AUTOCOMMIT != 0 {
+            self.pins.add(Pin::Setting);
+        }
         self.last = Some((id, conn.uses()));
+    }
+
+    /// Whether a statement takes away the warnings of those before it. With MariaDB one that uses no table does
+    /// not (source: `mysql_execute_command`, sql/sql_parse.cc).
+    fn clears_diagnostics(&self, verdict: &Verdict) -> bool {
+        !verdict.asks.diagnostics && (verdict.has_table || !self.is_mariadb)
     }
 
     /// Pins that the server's status flags tell of.
@@ -558,45 +554,30 @@ impl Session {
 }
 
 /// What is known about a command before it runs.
-fn read(command: u8, argument: &[u8]) -> Verdict {
+fn read(command: u8, argument: &[u8], is_mariadb: bool) -> Verdict {
     match command {
-        com::QUERY => sql::classify(argument),
+        com::QUERY => sql::classify(argument, is_mariadb),
         com::STMT_PREPARE => {
-            let mut verdict = sql::classify(argument);
-            if std::mem::take(&mut verdict.kind) != Kind::Plain {
-                verdict.pins.add(Pin::Statement);
-            }
+            let mut verdict = sql::classify(argument, is_mariadb);
+            verdict.kind = match verdict.kind {
+                Kind::Plain => Kind::Plain,
+                Kind::Kill { .. } | Kind::OtherId => Kind::OtherId,
+                _ => {
+                    verdict.pins.add(Pin::Statement);
+                    Kind::Plain
+                }
+            };
             verdict
         }
         com::INIT_DB => Verdict {
             kind: Kind::Use(argument.into()),
             ..Verdict::default()
         },
-        com::SET_OPTION => Verdict::pinned(Pin::Command),
+        // A reset does not take it back.
+        com::SET_OPTION => Verdict {
+            pins: Pins::of(Pin::Command).and(Pins::of(Pin::Statement)),
+            ..Verdict::default()
+        },
         _ => Verdict::default(),
-    }
-}
-
-enum Packet<'a> {
-    Whole {
-        sequence: u8,
-        payload: &'a [u8],
-    },
-    /// Payload length as far as it is known.
-    Incomplete(usize),
-}
-
-fn length(input: &[u8]) -> usize {
-    match input {
-        [a, b, c, ..] => u32::from_le_bytes([*a, *b, *c, 0]) as usize,
-        _ => 0,
-    }
-}
-
-fn packet(input: &[u8]) -> Packet<'_> {
-    let length = length(input);
-    match (input.get(3), input.get(HEADER_LEN..HEADER_LEN + length)) {
-        (Some(&sequence), Some(payload)) => Packet::Whole { sequence, payload },
-        _ => Packet::Incomplete(length),
     }
 }

@@ -76,7 +76,8 @@ fn logged_in() -> Session {
 fn row(values: &[&str]) -> Vec<u8> {
     let mut bytes = vec![1, 0, 0, 1, values.len() as u8];
     for n in 0..values.len() {
-        bytes.extend([4, 0, 0, 2 + n as u8, 3, b'd', b'e', b'f']);
+        bytes.extend([17, 0, 0, 2 + n as u8, 3, b'd', b'e', b'f', 12]);
+        bytes.extend([45, 0, 0, 0, 0, 0, 253, 0, 0, 0, 0, 0]);
     }
     bytes.extend([5, 0, 0, 90, 0xfe, 0, 0, 2, 0]);
     let payload: Vec<u8> = values
@@ -89,12 +90,13 @@ fn row(values: &[&str]) -> Vec<u8> {
     bytes
 }
 
-const LOOK: [&str; 9] = [
+const LOOK: [&str; 10] = [
     "utf8mb4",
     "utf8mb4",
     "utf8mb4_general_ci",
     "28800",
     "",
+    "1",
     "latin1",
     "latin1_swedish_ci",
     "latin1",
@@ -370,7 +372,7 @@ fn what_a_reset_does_not_undo_spoils_the_connection() {
     assert!(conn.is_spoiled());
     // With init_connect a reset is not the login's state again.
     let mut look = LOOK;
-    look[8] = "SET autocommit = 0";
+    look[9] = "SET autocommit = 0";
     let (mut session, mut conn) = (logged_in(), ready(&look));
     query(&mut session, &mut conn, "SET NAMES latin1", 2);
     assert!(conn.is_unfit(&logged_in().want()) && !conn.is_unfit(&session.want()));

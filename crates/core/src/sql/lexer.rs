@@ -3,7 +3,8 @@
 //! For the default rules: backslash escapes, double quotes are strings, a character set whose later bytes are
 //! never ASCII (sessions where that does not hold are pinned before they get here). The contents of executable
 //! comments (`/*! */`) are tokens like any other, since they may be executed. Never fails: what is not
-//! understood is a [`Token::Symbol`], what is not closed ends with the text.
+//! understood is a [`Token::Symbol`], what is not closed ends with the text. Text that servers read in more than
+//! one way ([`Lexer::is_doubtful`]) is not for guessing.
 
 /// One token; the slices are parts of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,12 @@ pub struct Lexer<'a> {
     text: &'a [u8],
     at: usize,
     in_executable: bool,
+    /// The first `*/` behind a comment that some versions execute: where the others go on.
+    conditional_end: Option<usize>,
+    /// A comment that some versions execute is over.
+    is_behind_conditional: bool,
+    has_tokens: bool,
+    is_doubtful: bool,
 }
 
 impl<'a> Lexer<'a> {
@@ -39,7 +46,18 @@ impl<'a> Lexer<'a> {
             text,
             at: 0,
             in_executable: false,
+            conditional_end: None,
+            is_behind_conditional: false,
+            has_tokens: false,
+            is_doubtful: false,
         }
+    }
+
+    /// Whether servers may have read what was passed so far in another way: a comment for some versions that is
+    /// not the whole statement or hides its own end, quotes in a hint, characters that only some character
+    /// sets count as white space.
+    pub fn is_doubtful(&self) -> bool {
+        self.is_doubtful || self.in_executable
     }
 
     /// Where the next token is looked for.
@@ -69,31 +87,57 @@ impl<'a> Lexer<'a> {
             self.run(|byte| byte.is_ascii_whitespace() || byte == 0x0b);
             match (self.peek(0), self.peek(1), self.peek(2)) {
                 (Some(b'#'), ..) => self.skip_to_line_end(),
-                (Some(b'-'), Some(b'-'), third) if third.is_none_or(|b| b <= b' ') => {
+                (Some(b'-'), Some(b'-'), third) if third.is_none_or(|b| b <= b' ' || b == 0x7f) => {
                     self.skip_to_line_end();
+                }
+                (Some(b'-'), Some(b'-'), Some(0x80..)) => {
+                    // In latin1 0xa0 is white space.
+                    self.is_doubtful = true;
+                    return;
                 }
                 (Some(b'/'), Some(b'*'), Some(b'!')) => self.enter_executable(3),
                 (Some(b'/'), Some(b'*'), Some(b'M')) if self.peek(3) == Some(b'!') => {
                     self.enter_executable(4);
                 }
-                (Some(b'/'), Some(b'*'), _) => {
-                    let rest = &self.text[self.at + 2..];
-                    let end = rest.windows(2).position(|pair| pair == b"*/");
-                    self.at = end.map_or(self.text.len(), |end| self.at + 2 + end + 2);
+                (Some(b'/'), Some(b'*'), third) => {
+                    let end = self.comment_end().unwrap_or(self.text.len());
+                    let comment = self.text.get(self.at..end).unwrap_or(&[]);
+                    let has_quotes = comment.iter().any(|b| matches!(b, b'\'' | b'"' | b'`'));
+                    self.is_doubtful |= third == Some(b'+') && has_quotes;
+                    self.at = end;
                 }
-                (Some(b'*'), Some(b'/'), _) if self.in_executable => {
-                    self.in_executable = false;
-                    self.at += 2;
-                }
+                (Some(b'*'), Some(b'/'), _) if self.in_executable => self.leave_executable(),
                 _ => return,
             }
         }
     }
 
+    /// Behind the next `*/`, of the comment that begins here.
+    fn comment_end(&self) -> Option<usize> {
+        let rest = self.text.get(self.at + 2..)?;
+        let end = rest.windows(2).position(|pair| pair == b"*/")?;
+        Some(self.at + 2 + end + 2)
+    }
+
     fn enter_executable(&mut self, marker: usize) {
+        let end = self.comment_end();
+        self.is_doubtful |= self.in_executable || end.is_none();
         self.in_executable = true;
         self.at += marker;
-        self.run(|byte| byte.is_ascii_digit());
+        let version = self.run(|byte| byte.is_ascii_digit());
+        if marker == 4 || !version.is_empty() {
+            self.is_doubtful |= self.has_tokens;
+            self.conditional_end = end;
+        }
+    }
+
+    fn leave_executable(&mut self) {
+        self.in_executable = false;
+        self.at += 2;
+        if let Some(end) = self.conditional_end.take() {
+            self.is_doubtful |= end != self.at;
+            self.is_behind_conditional = true;
+        }
     }
 
     /// The text up to the closing quote, which may be escaped by a backslash (not in backquotes). A doubled quote
@@ -128,7 +172,10 @@ impl<'a> Iterator for Lexer<'a> {
 
     fn next(&mut self) -> Option<Token<'a>> {
         self.skip();
-        Some(match self.peek(0)? {
+        let first = self.peek(0)?;
+        self.has_tokens = true;
+        self.is_doubtful |= self.is_behind_conditional && first != b';';
+        Some(match first {
             b'`' => Token::Quoted(self.quoted(b'`')),
             quote @ (b'\'' | b'"') => Token::Text(self.quoted(quote)),
             b'@' => self.variable(),

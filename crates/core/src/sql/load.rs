@@ -67,7 +67,7 @@ mod tests {
         ] {
             let want: Vec<Option<Box<[u8]>>> =
                 names.iter().map(|n| n.map(|n| n.as_bytes().into())).collect();
-            assert_eq!(classify(text.as_bytes()).files, want, "{text}");
+            assert_eq!(classify(text.as_bytes(), true).files, want, "{text}");
         }
     }
 }

@@ -45,7 +45,9 @@ pub(super) fn is_no_variable(text: &[u8]) -> bool {
 }
 
 fn names(mut lexer: Lexer<'_>) -> Option<Setting> {
-    let readable = is_readable(value(lexer.next()?)?);
+    // A backslash in a text means another name than the one that stands there.
+    let name = value(lexer.next()?).filter(|name| !name.contains(&b'\\'))?;
+    let readable = is_readable(name);
     let rest = lexer.clone();
     if is(lexer.next(), "COLLATE") {
         value(lexer.next()?)?;
@@ -70,7 +72,7 @@ fn value(token: Token<'_>) -> Option<&[u8]> {
 /// Whether a character set or sql_mode leaves SQL text readable here. Not: character sets whose later bytes can
 /// be ASCII, and modes that change how quotes and backslashes are read.
 pub fn is_readable(value: &[u8]) -> bool {
-    const UNREADABLE: [&str; 13] = [
+    const UNREADABLE: [&str; 14] = [
         "big5",
         "cp932",
         "gb18030",
@@ -84,6 +86,7 @@ pub fn is_readable(value: &[u8]) -> bool {
         "oracle",
         "postgresql",
         "mysql323",
+        "swe7",
     ];
     let value = value.to_ascii_lowercase();
     let has = |part: &str| value.windows(part.len()).any(|w| w == part.as_bytes());
@@ -91,7 +94,8 @@ pub fn is_readable(value: &[u8]) -> bool {
 }
 
 fn assignments(mut lexer: Lexer<'_>) -> Option<Setting> {
-    let (mut count, mut autocommit, mut readable) = (0, false, true);
+    let (mut count, mut readable) = (0, true);
+    let (mut autocommit, mut turns_off) = (false, false);
     loop {
         let name = variable(&mut lexer)?;
         match lexer.next()? {
@@ -108,7 +112,8 @@ fn assignments(mut lexer: Lexer<'_>) -> Option<Setting> {
             token = lexer.next()?;
         }
         match token {
-            Token::Number(_) if is_named(&lower) => return None,
+            // A number, or a text as 0x616e7369.
+            Token::Number(_) | Token::Word([b'0'..=b'9', ..]) if is_named(&lower) => return None,
             Token::Number(_) => {}
             Token::Word(text) | Token::Text(text) => {
                 if !text.is_ascii() || text.contains(&b'\\') {
@@ -119,7 +124,11 @@ fn assignments(mut lexer: Lexer<'_>) -> Option<Setting> {
             _ => return None,
         }
         count += 1;
-        autocommit |= lower == b"autocommit";
+        if lower == b"autocommit" {
+            autocommit = true;
+            // Replayed later, it would turn off again what a SET of autocommit alone has turned on.
+            turns_off |= token != Token::Number(b"1") && !is(Some(token), "ON");
+        }
         match lexer.next() {
             Some(Token::Symbol(b',')) => {}
             Some(Token::Symbol(b';')) if is_end(lexer.clone()) => break,
@@ -131,6 +140,7 @@ fn assignments(mut lexer: Lexer<'_>) -> Option<Setting> {
     Some(match (readable, autocommit && count == 1) {
         (false, _) => Setting::Unreadable,
         (true, true) => Setting::Autocommit,
+        (true, false) if turns_off => return None,
         (true, false) => Setting::Replayable,
     })
 }
@@ -173,8 +183,11 @@ fn is_transaction(name: &[u8]) -> bool {
 }
 
 /// Variables that act once, belong to the connection, or are no variables.
-const ONCE: [&str; 24] = [
+const ONCE: [&str; 27] = [
+    // USE sets these two as well, and is replayed last.
+    "character_set_database",
     "charset",
+    "collation_database",
     "completion_type",
     "debug",
     "default_role",
@@ -184,6 +197,8 @@ const ONCE: [&str; 24] = [
     "identity",
     "insert_id",
     "last_insert_id",
+    // Keeps a trace of the last statement.
+    "optimizer_trace",
     "password",
     "persist",
     "profiling",

@@ -55,7 +55,7 @@ impl Worker {
                 Choice::Member(member) => member,
                 Choice::Full => {
                     if !pooled.is_opening {
-                        self.evict(&service, &user, class);
+                        self.evict(&service, pooled, &user, class);
                     }
                     return self.wait(index, session, pooled, input);
                 }

@@ -62,11 +62,22 @@ impl Worker {
     }
 
     /// Every place is taken, perhaps by idle connections of others: the one unused for longest makes room.
-    pub(super) fn evict(&mut self, service: &Service, user: &Arc<User>, class: Class) {
+    pub(super) fn evict(
+        &mut self,
+        service: &Service,
+        pooled: &Pooled,
+        user: &Arc<User>,
+        class: Class,
+    ) {
+        let Some(want) = pooled.front.as_ref().map(Front::want) else {
+            return;
+        };
         for member in &service.members {
             let at = (0..self.pool.shelf.len()).find(|at| {
                 self.pool.idle_at(*at).is_some_and(|back| {
-                    let same = back.conn.class() == class && back.user.shares_with(user);
+                    let same = back.conn.class() == class
+                        && back.user.shares_with(user)
+                        && !back.conn.is_unfit(&want);
                     back.server()
                         .is_some_and(|s| Arc::ptr_eq(&s.state, &member.server.state))
                         && !same

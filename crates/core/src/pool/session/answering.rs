@@ -31,6 +31,8 @@ impl Session {
         };
         Some(match command {
             com::QUIT => Step::End(Cause::Quit, Vec::new()),
+            // Its OK counts the warnings of the last statement.
+            com::PING if conn.is_some() && self.pins.has(Pin::Warnings) => return None,
             com::PING => {
                 self.commands += 1;
                 Step::Say(offer::ok(1, self.status))
@@ -62,7 +64,7 @@ impl Session {
     }
 
     /// Statements that are not for a server.
-    pub(super) fn answer_query(&self) -> Option<Step> {
+    pub(super) fn answer_query(&mut self) -> Option<Step> {
         let verdict = self.verdict.as_ref()?;
         if verdict.asks.diagnostics && self.has_forgotten {
             let text =
@@ -79,34 +81,48 @@ impl Session {
         Some(match &verdict.kind {
             Kind::ConnectionId(name) => {
                 let id = self.thread_id.into();
-                Step::Say(offer::one_number(
+                let bytes = offer::one_number(
                     name,
                     id,
                     self.status,
                     self.class.capabilities,
                     self.is_mariadb,
-                ))
+                );
+                self.answered_here();
+                Step::Say(bytes)
             }
             Kind::Kill { id, query } => Step::Kill {
                 id: *id,
                 query: *query,
             },
-            Kind::KillOther => {
-                let text =
-                    "portside: only KILL [CONNECTION | QUERY] id works through a pool, with an id \
-                            that Portside gave";
+            Kind::OtherId => {
+                let text = "portside: of statements that name a connection only KILL [CONNECTION | QUERY] id \
+                            works through a pool, alone and with an id that Portside gave";
                 Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text))
             }
             _ => return None,
         })
     }
 
-    /// `COM_RESET_CONNECTION`: here, unless the server would change the character set by it.
+    /// A statement was answered without the server, which still has the numbers of the one before.
+    fn answered_here(&mut self) {
+        self.last = None;
+        self.knows_found_rows = false;
+        self.pins.remove(Pin::RowCount);
+        self.pins.remove(Pin::FoundRows);
+        if !self.is_mariadb {
+            self.pins.remove(Pin::Warnings);
+            self.has_forgotten = false;
+        }
+    }
+
+    /// `COM_RESET_CONNECTION`: here, unless the server would change the character set by it, or not all of the
+    /// session's state.
     pub(super) fn reset(&mut self, conn: Option<&Conn>) -> Option<Step> {
         let Some(conn) = conn else {
             return Some(Step::Attach);
         };
-        if !conn.keeps_charset() {
+        if !conn.keeps_charset() || self.pins.outlive_a_reset() {
             return None;
         }
         self.commands += 1;

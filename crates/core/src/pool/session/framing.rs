@@ -1,0 +1,27 @@
+//! Packets at the front of what a client has sent.
+
+use portside_proto::command::HEADER_LEN;
+
+pub(super) enum Packet<'a> {
+    Whole {
+        sequence: u8,
+        payload: &'a [u8],
+    },
+    /// Payload length as far as it is known.
+    Incomplete(usize),
+}
+
+pub(super) fn length(input: &[u8]) -> usize {
+    match input {
+        [a, b, c, ..] => u32::from_le_bytes([*a, *b, *c, 0]) as usize,
+        _ => 0,
+    }
+}
+
+pub(super) fn packet(input: &[u8]) -> Packet<'_> {
+    let length = length(input);
+    match (input.get(3), input.get(HEADER_LEN..HEADER_LEN + length)) {
+        (Some(&sequence), Some(payload)) => Packet::Whole { sequence, payload },
+        _ => Packet::Incomplete(length),
+    }
+}
