@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 LOGS = ROOT / ".cache" / "setup"
 PEERS = Path(os.environ.get("PORTSIDE_PEERS", Path.home() / ".cache" / "portside-peers"))
+FETCH_CLIENTS = ROOT / "tests" / "clients" / "fetch.py"
 FETCH_MYSQL9 = ROOT.parent / "shared" / "peers" / "get-mysql9.sh"
 PATH = f"{os.environ.get('PATH', '')}:{Path.home()}/.cargo/bin:/usr/sbin:/sbin"
 
@@ -106,6 +107,9 @@ TEST = [
     Part("haproxy", ("haproxy",), "comparisons", has("haproxy"), False),
     # 22 MB to fetch, 7 s; its service is not started.
     Part("promtool", ("prometheus",), "alerts with a real Prometheus", has("promtool"), False),
+    Part("sysbench", ("sysbench",), "load through a pool", has("sysbench"), False),
+    Part("mariadb-dump", ("mariadb-client",), "dumps through a pool", has("mariadb-dump"), False),
+    Part("libmariadb", ("libmariadb-dev",), "tests with mysqlclient", has("mariadb_config"), False),
     Part("strace", ("strace",), "syscalls per session in make bench", has("strace"), False),
 ]
 
@@ -294,6 +298,18 @@ def fetch_mysql9(step: Step) -> None:
     step.call("bash", FETCH_MYSQL9, PEERS=str(PEERS))
 
 
+def fetch_clients(step: Step) -> None:
+    """Brings the libraries of the client programs (Python, Go, Node, Java) into .cache/clients."""
+    step.call(sys.executable, FETCH_CLIENTS)
+    write_stamp("clients", clients_digest())
+
+
+def clients_digest() -> str:
+    """Changes with anything beside the client programs."""
+    files = sorted(path for path in FETCH_CLIENTS.parent.glob("*/*") if path.is_file())
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
 def missing_parts(purpose: str) -> list[Part]:
     """What the system lacks for a purpose."""
     return [part for part in TOOLS + (TEST if purpose == "test" else DEMO) if not part.is_there()]
@@ -322,6 +338,10 @@ def plan(purpose: str) -> list[Step]:
         crates = Step("cargo: the data plane", compile_crates, before)
         build = Step("maturin: the extension", build_extension, (*python, crates))
         steps += [crates, build]
+    if purpose == "test" and not stamp_is("clients", clients_digest()):
+        # Its stamp lies in .venv, and mysqlclient is built with libmariadb-dev.
+        after = tuple(step for step in steps if step.name.startswith(("apt", "pip")))
+        steps.append(Step("libraries of client programs", fetch_clients, after))
     if purpose == "test" and FETCH_MYSQL9.exists() and not (PEERS / "bin" / "mysqld9").exists():
         steps.append(Step("MySQL 9.7 beside the system", fetch_mysql9, ()))
     return steps
@@ -381,7 +401,7 @@ def conclude(purpose: str, steps: list[Step], seconds: float) -> int:
         if step.error:
             print(f"setup: {step.name}: {step.error}")
             # What is not there after all is judged below, by its part.
-            fatal = fatal or not step.name.startswith(("apt", "MySQL"))
+            fatal = fatal or not step.name.startswith(("apt", "MySQL", "lib"))
     sentences, lacks = unmet(purpose)
     for sentence in sentences:
         print(f"setup: {sentence}")

@@ -228,7 +228,7 @@ fn kill(mut lexer: Lexer<'_>) -> Option<Kind> {
     is_end(lexer).then_some(Kind::Kill { id, query })
 }
 
-/// `CONNECTION_ID()` alone; its name is the text as written.
+/// `CONNECTION_ID()` alone; its name is the alias, or the text as written.
 fn connection_id(text: &[u8], mut lexer: Lexer<'_>) -> Option<Box<[u8]>> {
     let mut ahead = lexer.clone();
     if !is(ahead.next(), "CONNECTION_ID") {
@@ -240,6 +240,18 @@ fn connection_id(text: &[u8], mut lexer: Lexer<'_>) -> Option<Box<[u8]>> {
     let start = lexer.position() - word.len();
     let parentheses =
         lexer.next() == Some(Token::Symbol(b'(')) && lexer.next() == Some(Token::Symbol(b')'));
-    let name = text.get(start..lexer.position())?.into();
-    (parentheses && is_end(lexer)).then_some(name)
+    let mut name = text.get(start..lexer.position())?;
+    let mut ahead = lexer.clone();
+    if is(ahead.next(), "AS") {
+        lexer = ahead;
+        name = match lexer.next()? {
+            Token::Word(name) | Token::Quoted(name) | Token::Text(name)
+                if name.is_ascii() && !name.contains(&b'\\') =>
+            {
+                name
+            }
+            _ => return None,
+        };
+    }
+    (parentheses && is_end(lexer)).then_some(name.into())
 }

@@ -274,7 +274,7 @@ class Pool(Table):
     max: Positive = 100
     """Server connections per server, whole process."""
     min_idle: Count = 0
-    """Server connections kept open without a session."""
+    """Server connections that lie ready per server, besides those in use."""
     max_lifetime_s: SecondsOrNever = Field(default=3600.0, alias="max_lifetime")
     """Age at which a server connection is replaced."""
     idle_s: SecondsOrNever = Field(default=300.0, alias="idle")

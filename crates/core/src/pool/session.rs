@@ -165,6 +165,8 @@ pub struct Session {
     knows_found_rows: bool,
     /// The connection that knew the last statement's warnings was given back meanwhile.
     has_forgotten: bool,
+    /// A ping was answered here since the last reply: on a server it would have set ROW_COUNT() to 0.
+    has_pinged: bool,
     /// What became of the connection that held its state: its next command is answered with this, and ends it.
     bereft: Option<Box<str>>,
 }
@@ -224,6 +226,7 @@ impl Session {
             last: None,
             knows_found_rows: false,
             has_forgotten: false,
+            has_pinged: false,
             bereft: None,
         };
         Some((session, greeting))
@@ -285,17 +288,6 @@ impl Session {
             Some(pending) => Some(&pending.user),
             None => self.user.as_ref(),
         }
-    }
-
-    /// Whether it keeps its connection only for what the next statement may ask.
-    pub fn only_waits(&self) -> bool {
-        self.phase == Phase::Command && self.pins.only_pass()
-    }
-
-    /// It has waited long enough: asked later, it says that it does not know.
-    pub fn let_go(&mut self) {
-        self.has_forgotten |= self.pins.has(Pin::Warnings);
-        self.pins = Pins::NONE;
     }
 
     /// Looks at the client's bytes. Returns how many were taken and what to do; `conn` is the connection
@@ -411,12 +403,15 @@ impl Session {
         let Some(verdict) = self.verdict.as_ref() else {
             return;
         };
-        if self.clears_diagnostics(verdict) {
-            self.pins.remove(Pin::Warnings);
-            self.has_forgotten = false;
+        // A ping leaves warnings and FOUND_ROWS() as they are.
+        if command != com::PING {
+            if self.clears_diagnostics(verdict) {
+                self.pins.remove(Pin::Warnings);
+                self.has_forgotten = false;
+            }
+            self.pins.remove(Pin::RowCount);
+            self.pins.remove(Pin::FoundRows);
         }
-        self.pins.remove(Pin::RowCount);
-        self.pins.remove(Pin::FoundRows);
         self.pins = self.pins.and(verdict.pins);
         if verdict.kind == Kind::Set {
             self.set = Some(argument.into());
@@ -497,6 +492,7 @@ impl Session {
         if outcome.affected > 0 || (verdict.has_table && !outcome.has_rows) {
             self.pins.add(Pin::RowCount);
         }
+        self.has_pinged = false;
         self.knows_found_rows |= good && outcome.has_rows;
         self.follow(conn.status());
         if !conn.is_autocommit() && self.status & status::AUTOCOMMIT != 0 {

@@ -10,6 +10,8 @@ use portside_proto::single::err;
 use super::*;
 use crate::reason::{Cause, Pin};
 
+mod life;
+
 const SALT: [u8; 20] = *b"abcdefghijklmnopqrst";
 const NONCE: [u8; 32] = *b"abcdefghijklmnopqrstuvwxyz012345";
 
@@ -289,6 +291,32 @@ fn a_plain_query_shares_and_a_transaction_keeps_its_connection() {
         step(&mut session, &command(com::QUIT, &[]), None).1,
         Step::End(Cause::Quit, vec![])
     );
+}
+
+#[test]
+fn a_ping_goes_to_the_connection_that_the_session_keeps() {
+    let (mut session, mut conn) = (logged_in(), ready(&LOOK));
+    let ping = command(com::PING, &[]);
+    // An insert of two rows: ROW_COUNT() may follow, and a server sets it to 0 by a ping.
+    let bytes = command(com::QUERY, b"INSERT INTO t VALUES (1), (2)");
+    assert_eq!(step(&mut session, &bytes, Some(&mut conn)).1, Step::Forward);
+    let changed = [7, 0, 0, 1, 0, 2, 0, 2, 0, 0, 0];
+    let outcome = conn.relay(&mut &changed[..]).unwrap().unwrap();
+    session.replied(&outcome, &mut conn, 1);
+    assert_eq!(session.pin(), Some(Pin::RowCount));
+    assert_eq!(step(&mut session, &ping, Some(&mut conn)).1, Step::Forward);
+    let outcome = conn.relay(&mut &ok(1, 2)[..]).unwrap().unwrap();
+    session.replied(&outcome, &mut conn, 1);
+    assert_eq!(session.pin(), Some(Pin::RowCount));
+    // Without a connection it is answered here, and then only the server could know ROW_COUNT().
+    session.let_go();
+    assert_eq!(
+        step(&mut session, &ping, None),
+        (5, Step::Say(ok(1, status::AUTOCOMMIT)))
+    );
+    let asked = command(com::QUERY, b"SELECT ROW_COUNT()");
+    let (_, what) = step(&mut session, &asked, None);
+    assert!(matches!(what, Step::Say(text) if text.windows(12).any(|w| w == b"after a ping")));
 }
 
 #[test]

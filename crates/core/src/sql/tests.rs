@@ -259,6 +259,17 @@ fn statements_that_portside_answers_or_follows() {
     let name = Kind::ConnectionId((*b"connection_id( )").into());
     assert_eq!(kind("SELECT connection_id( )"), name);
     assert_eq!(kind("SELECT connection_id() + 1"), Kind::Plain);
+    let name = Kind::ConnectionId((*b"id").into());
+    for text in [
+        "SELECT CONNECTION_ID() AS id",
+        "select connection_id() as `id`;",
+        "SELECT CONNECTION_ID() AS 'id'",
+    ] {
+        assert_eq!(kind(text), name, "{text}");
+    }
+    assert_eq!(kind("SELECT CONNECTION_ID() AS id FROM t"), Kind::Plain);
+    assert_eq!(kind("SELECT CONNECTION_ID() AS `a``b`"), Kind::Plain);
+    assert_eq!(kind("SELECT CONNECTION_ID() FROM t"), Kind::Plain);
 }
 
 #[test]

@@ -55,7 +55,7 @@ impl Worker {
                 Choice::Member(member) => member,
                 Choice::Full => {
                     if !pooled.is_opening {
-                        self.evict(&service, pooled, &user, class);
+                        self.evict(&service, session, pooled);
                     }
                     return self.wait(index, session, pooled, input);
                 }
@@ -334,13 +334,13 @@ fn has_tried(pooled: &Pooled, member: usize) -> bool {
     member < 64 && pooled.tried & (1 << member) != 0
 }
 
-fn wishes(pooled: &Pooled) -> Option<(Arc<User>, Class)> {
+pub(super) fn wishes(pooled: &Pooled) -> Option<(Arc<User>, Class)> {
     let front = pooled.front.as_ref()?;
     Some((Arc::clone(front.account()?), front.class()))
 }
 
 /// Client and listener for the PROXY header, where this server gets one.
-fn proxied(
+pub(super) fn proxied(
     session: &Session,
     server: &Server,
 ) -> Option<(std::net::SocketAddr, std::net::SocketAddr)> {

@@ -8,8 +8,10 @@ use mio::Interest;
 use portside_core::pool::{Class, Session as Front, User};
 use portside_core::reason::ServerClose;
 
+use super::lending::{proxied, wishes};
 use super::{Back, Place, Pooled, State};
 use crate::plan::{Server, Service};
+use crate::session::Session;
 use crate::shared::Message;
 use crate::socket::Read;
 use crate::worker::Worker;
@@ -61,28 +63,32 @@ impl Worker {
         }
     }
 
-    /// Every place is taken, perhaps by idle connections of others: the one unused for longest makes room.
-    pub(super) fn evict(
-        &mut self,
-        service: &Service,
-        pooled: &Pooled,
-        user: &Arc<User>,
-        class: Class,
-    ) {
-        let Some(want) = pooled.front.as_ref().map(Front::want) else {
+    /// Every place is taken, perhaps by idle connections that this session cannot use: another account's, of
+    /// another class, for another client's address, with a schema where it has none. The one unused for longest
+    /// makes room.
+    pub(super) fn evict(&mut self, service: &Service, session: &Session, pooled: &Pooled) {
+        let (Some((user, class)), Some(front)) = (wishes(pooled), pooled.front.as_ref()) else {
             return;
         };
-        for member in &service.members {
-            let at = (0..self.pool.shelf.len()).find(|at| {
-                self.pool.idle_at(*at).is_some_and(|back| {
-                    let same = back.conn.class() == class
-                        && back.user.shares_with(user)
-                        && !back.conn.is_unfit(&want);
-                    back.server()
-                        .is_some_and(|s| Arc::ptr_eq(&s.state, &member.server.state))
-                        && !same
-                })
-            });
+        let want = front.want();
+        let members = (0..service.members.len()).filter(|i| service.uses(*i));
+        let now = self.now;
+        let servers = members.map(|i| &service.members[i].server);
+        for server in servers.filter(|server| server.is_full(now)) {
+            let key = Key {
+                server,
+                user: &user,
+                class,
+                client: proxied(session, server).map(|(client, _)| client),
+            };
+            let is_other = |back: &Back| {
+                let is_there = back
+                    .server()
+                    .is_some_and(|s| Arc::ptr_eq(&s.state, &server.state));
+                is_there && (!key.fits(back) || back.conn.is_unfit(&want))
+            };
+            let mut all = 0..self.pool.shelf.len();
+            let at = all.find(|at| self.pool.idle_at(*at).is_some_and(is_other));
             if let Some(index) = at.map(|at| self.pool.shelf.remove(at)) {
                 if let Some(back) = self.take_back(index) {
                     self.quit_back(back);

@@ -9,9 +9,9 @@ use portside_proto::reply::STMT_BULK_EXECUTE;
 use portside_proto::single::err;
 
 use super::super::Killed;
-use super::{Conn, Context, Session, Step, User};
+use super::{Conn, Context, Phase, Session, Step, User};
 use crate::reason::{Cause, Pin};
-use crate::sql::Kind;
+use crate::sql::{Kind, Pins};
 
 impl Session {
     /// Commands that need no server, or not always. None: pass it on.
@@ -31,10 +31,11 @@ impl Session {
         };
         Some(match command {
             com::QUIT => Step::End(Cause::Quit, Vec::new()),
-            // Its OK counts the warnings of the last statement.
-            com::PING if conn.is_some() && self.pins.has(Pin::Warnings) => return None,
-            com::PING => {
+            // One with a connection of its own asks that: whether it lives, so that its idle time begins anew, and
+            // since the OK counts the warnings of the last statement.
+            com::PING if conn.is_none() => {
                 self.commands += 1;
+                self.has_pinged = true;
                 Step::Say(offer::ok(1, self.status))
             }
             com::PROCESS_KILL => {
@@ -72,10 +73,11 @@ impl Session {
                         connection was given back after a second (docs/pooling.md)";
             return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
         }
-        if (verdict.asks.row_count && self.last.is_none())
+        if (verdict.asks.row_count && (self.last.is_none() || self.has_pinged))
             || (verdict.asks.found_rows && !self.knows_found_rows)
         {
-            let text = "portside: FOUND_ROWS() and ROW_COUNT() are not known before the session's own first result (docs/pooling.md)";
+            let text = "portside: FOUND_ROWS() and ROW_COUNT() are not known before the session's own first result, \
+                        nor ROW_COUNT() after a ping (docs/pooling.md)";
             return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
         }
         Some(match &verdict.kind {
@@ -128,6 +130,17 @@ impl Session {
         self.commands += 1;
         self.forget();
         Some(Step::Say(offer::ok(1, self.status)))
+    }
+
+    /// Whether it keeps its connection only for what the next statement may ask.
+    pub fn only_waits(&self) -> bool {
+        self.phase == Phase::Command && self.pins.only_pass()
+    }
+
+    /// It has waited long enough: asked later, it says that it does not know.
+    pub fn let_go(&mut self) {
+        self.has_forgotten |= self.pins.has(Pin::Warnings);
+        self.pins = Pins::NONE;
     }
 
     /// The answer to [`Step::Kill`].
