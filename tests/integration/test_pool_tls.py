@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import socket
 import ssl
 import subprocess
@@ -227,6 +229,57 @@ def test_a_client_that_stops_in_the_middle(
     }
 
 
+def test_random_bytes_in_and_around_the_handshake(
+    primary: Database, tls_dir: Path, run_portside: Run
+) -> None:
+    portside = run_portside(secured(tls_dir, primary) + '\n[timeouts]\nlogin = "2s"\n')
+    shared, before = context(tls_dir), resident_kib(portside)
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for _ in range(150):
+        shake_hands_badly(ssl_request(portside), shared, rng)
+    assert Client(portside, ssl=shared).ask("SELECT 1") == [(1,)]
+    wait_until(lambda: portside.sessions_now() <= 1, 10.0, "sessions are left")
+    assert portside.events("worker_died") == []
+    assert resident_kib(portside) - before < 32 * 1024
+    assert sum(failures(portside).values()) > 50, failures(portside)
+
+
+def shake_hands_badly(raw: socket.socket, shared: ssl.SSLContext, rng: random.Random) -> None:
+    """A handshake of a real client, each of whose messages may come out wrong."""
+    raw.settimeout(0.3)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = shared.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    request = REQUEST
+    with contextlib.suppress(OSError, ssl.SSLError), raw:
+        for _ in range(4):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                client.do_handshake()
+                client.write(bytes(rng.randrange(256) for _ in range(rng.randrange(300))))
+            raw.sendall(request + spoiled(outgoing.read(), rng))
+            request = b""
+            if not (data := raw.recv(65536)):
+                return
+            incoming.write(data)
+
+
+def spoiled(data: bytes, rng: random.Random) -> bytes:
+    at, to = sorted((rng.randrange(len(data) + 1), rng.randrange(len(data) + 1)))
+    noise = rng.randbytes(rng.randrange(1, 2000))
+    return rng.choice(
+        [
+            data,
+            data[:at] + noise[:1] + data[at + 1 :],
+            data[:at],
+            data[:at] + noise + data[at:],
+            data[:at] + data[to:],
+            data + data[at:to],
+            noise,
+        ]
+    )
+
+
 def test_a_client_says_goodbye_and_keeps_the_connection(
     primary: Database, tls_dir: Path, run_portside: Run
 ) -> None:
@@ -285,6 +338,18 @@ def test_memory_of_idle_clients(primary: Database, tls_dir: Path, run_portside: 
         client.connection.close()
 
 
+def shown(portside: Instance, shared: ssl.SSLContext) -> bytes:
+    """The certificate that a new client sees."""
+    client = Client(portside, ssl=shared)
+    found: bytes = client.connection._sock.getpeercert(binary_form=True)
+    client.connection.close()
+    return found
+
+
+def shown_by(folder: Path) -> bytes:
+    return ssl.PEM_cert_to_DER_cert((folder / "server-cert.pem").read_text())
+
+
 def test_a_new_certificate_under_load(
     primary: Database, tls_dir: Path, run_portside: Run, folder: Path
 ) -> None:
@@ -312,6 +377,7 @@ def test_a_new_certificate_under_load(
         for name in ("server-cert.pem", "server-key.pem"):
             (new / name).replace(used / name)
         assert portside.reload()["ok"] is True
+        wait_until(lambda: shown(portside, shared) == shown_by(used), 10.0, "the old one is shown")
         seen = logins[0]
         wait_until(lambda seen=seen: logins[0] > seen + 3 or failed, 20.0, "no logins")
     # A key of another certificate: refused, and the old pair stays.
@@ -326,4 +392,5 @@ def test_a_new_certificate_under_load(
     for thread in threads:
         thread.join()
     assert failed == []
+    assert shown(portside, shared) == shown_by(used)
     assert old.ask("SELECT 1") == [(1,)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pymysql
@@ -141,6 +143,46 @@ def test_what_the_modes_verify(
     assert reason(portside) == failure
     (event, *_) = portside.events("breaker_open")
     assert "TLS: the server's certificate" in event["message"]
+
+
+@pytest.mark.parametrize(
+    ("more", "mode", "failure"),
+    [
+        (["-addext", "subjectAltName=IP:127.0.0.1"], "verify-identity", ""),
+        (["-addext", "basicConstraints=critical,CA:FALSE"], "verify-ca", ""),
+        ([], "verify-ca", "is of X.509 version 1; make one of version 3"),
+        ([], "required", ""),
+    ],
+)
+def test_certificates_that_sign_themselves(
+    more: list[str],
+    mode: str,
+    failure: str,
+    reissued: Callable[[Path], Database],
+    folder: Path,
+    run_portside: Run,
+) -> None:
+    key, certificate = folder / "server-key.pem", folder / "server-cert.pem"
+    make = ["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1"]
+    run = partial(subprocess.run, check=True, capture_output=True)
+    if more:
+        run([*make, "-x509", "-keyout", str(key), "-out", str(certificate), *more])
+    else:  # version 1, as in MySQL's manual
+        run([*make, "-keyout", str(key), "-out", f"{folder}/request"])
+        sign = ["openssl", "x509", "-req", "-in", f"{folder}/request", "-signkey", str(key)]
+        run([*sign, "-out", str(certificate)])
+    (folder / "ca.pem").write_bytes(certificate.read_bytes())
+    server = reissued(folder)
+    ca = f', ca = "{folder}/ca.pem"' if mode != "required" else ""
+    portside = run_portside(behind(server, f'mode = "{mode}"{ca}'))
+    if not failure:
+        assert Client(portside).ask("SELECT 1") == [(1,)]
+        return
+    with pytest.raises(pymysql.MySQLError) as caught:
+        Client(portside)
+    assert caught.value.args[0] == 1429, caught.value
+    (event, *_) = portside.events("breaker_open")
+    assert failure in event["message"]
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,6 @@ mod behind;
 mod certificate;
 mod failure;
 mod front;
-#[cfg(test)]
-mod tests;
 
 pub(crate) use behind::Behind;
 pub use certificate::read as read_certificate;

@@ -64,10 +64,12 @@ fn alert_words(alert: AlertDescription) -> String {
 /// As the standard writes it: `bad_certificate`.
 fn alert_name(alert: AlertDescription) -> String {
     let mut name = String::new();
+    let mut was_upper = true;
     for letter in format!("{alert:?}").chars() {
-        if letter.is_ascii_uppercase() && !name.is_empty() && !name.ends_with('C') {
+        if letter.is_ascii_uppercase() && !was_upper {
             name.push('_');
         }
+        was_upper = letter.is_ascii_uppercase();
         name.push(letter.to_ascii_lowercase());
     }
     name
@@ -96,5 +98,79 @@ fn certificate_words(error: &CertificateError) -> String {
             "is one of an authority; put it itself into ca".into()
         }
         other => format!("is not accepted: {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::{InvalidMessage, OtherError};
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("UnsupportedCertVersion")]
+    struct OldVersion;
+
+    #[test]
+    fn every_failure_has_its_reason_and_its_sentence() {
+        let certificate = Error::InvalidCertificate;
+        let old = CertificateError::Other(OtherError(std::sync::Arc::new(OldVersion)));
+        for (error, reason, text) in [
+            (
+                Error::InvalidMessage(InvalidMessage::InvalidContentType),
+                TlsFailure::NotTls,
+                "the peer sent something that is not TLS",
+            ),
+            (
+                PeerIncompatible::Tls12NotOffered.into(),
+                TlsFailure::Version,
+                "the peer speaks neither TLS 1.2 nor TLS 1.3",
+            ),
+            (
+                PeerIncompatible::NoCipherSuitesInCommon.into(),
+                TlsFailure::Cipher,
+                "the peer has no cipher in common with us",
+            ),
+            (
+                Error::AlertReceived(AlertDescription::UnknownCA),
+                TlsFailure::Refused,
+                "refused with the alert unknown_ca: it does not know who signed our certificate",
+            ),
+            (
+                Error::AlertReceived(AlertDescription::BadCertificate),
+                TlsFailure::Refused,
+                "refused with the alert bad_certificate: it does not accept our certificate",
+            ),
+            (
+                Error::AlertReceived(AlertDescription::InternalError),
+                TlsFailure::Refused,
+                "the peer refused with the alert internal_error",
+            ),
+            (
+                certificate(CertificateError::Expired),
+                TlsFailure::Certificate,
+                "the peer's certificate has expired",
+            ),
+            (
+                certificate(CertificateError::UnknownIssuer),
+                TlsFailure::Certificate,
+                "the peer's certificate is not signed by the configured ca",
+            ),
+            (
+                certificate(old),
+                TlsFailure::Certificate,
+                "the peer's certificate is of X.509 version 1; make one of version 3",
+            ),
+            (
+                Error::NoCertificatesPresented,
+                TlsFailure::Certificate,
+                "the peer showed no certificate",
+            ),
+            (Error::DecryptError, TlsFailure::Broken, "decrypt"),
+        ] {
+            assert_eq!(failure(&error), reason, "{error:?}");
+            let words = words(&error, "the peer");
+            assert!(words.contains(text), "{words}");
+        }
     }
 }
