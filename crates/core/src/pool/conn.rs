@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use portside_proto::command::{com, status};
+use portside_proto::command::{capability, com, status};
 use portside_proto::err::errno;
 use portside_proto::handshake::offer::{put_command, put_query};
 use portside_proto::handshake::{Announce, ClientLogin, LoginError, Step, Transport};
@@ -23,8 +23,9 @@ const FIRST_LOOK: &[u8] =
     @@wait_timeout, @@sql_mode, @@autocommit, @@global.character_set_client, @@global.collation_connection, \
     @@global.character_set_results, @@global.init_connect";
 
-/// Forgets warnings and errors: MariaDB only with a statement that uses a table.
-const CLEAR: &[u8] = b"DO (SELECT 1 FROM information_schema.engines LIMIT 0)";
+/// Forgets warnings and errors: MariaDB only with a statement that uses a table, which may have no schema's name
+/// (CLIENT_NO_SCHEMA).
+const CLEAR: &[u8] = b"DO (SELECT 1 FROM (SELECT 1) d)";
 
 /// How servers know whose connections these are. Not the clients' own attributes: one connection serves many, and
 /// those of the first would be a lie for the others.
@@ -248,7 +249,8 @@ impl Conn {
             Ok(Some(step @ (Step::Send(_) | Step::StartTls(_)))) => {
                 if let (false, Some(greeting)) = (self.has_greeted, login.greeting()) {
                     self.has_greeted = true;
-                    if !self.class.fits(greeting.all_capabilities()) {
+                    let flags = greeting.all_capabilities();
+                    if !self.class.fits(flags, greeting.is_mariadb) {
                         return Event::Failed(Failure::Unfit(Box::new(Server::from(greeting))));
                     }
                     self.thread_id = greeting.thread_id;
@@ -330,22 +332,27 @@ impl Conn {
             Some(_) if !self.is_mariadb => number.to_string(),
             other => name(other)?,
         };
+        // A login with this flag sets the mode, and a reset takes it away.
+        let has_mode = self.class.has(capability::IGNORE_SPACE);
+        let mode_again = if has_mode {
+            ", @@sql_mode=CONCAT(@@sql_mode, ',IGNORE_SPACE')"
+        } else {
+            ""
+        };
         self.restore = format!(
             "SET @@character_set_client={}, @@character_set_results={}, \
-             @@collation_connection={}, @@wait_timeout={wait}",
+             @@collation_connection={}, @@wait_timeout={wait}{mode_again}",
             name(client)?,
             texts,
             name(collation)?
         )
         .into_bytes()
         .into();
-        self.restore_warns = !self.is_mariadb
-            && [client, results, collation]
-                .into_iter()
-                .flatten()
-                .any(|name| name.starts_with("utf8mb3"));
+        let deprecated = |name: &String| name.starts_with("utf8mb3");
+        let mut names = [client, results, collation].into_iter().flatten();
+        self.restore_warns = !self.is_mariadb && (has_mode || names.any(deprecated));
         let is_global = global == [client.clone(), collation.clone(), results.clone()];
-        self.keeps_charset = self.is_mariadb || is_global;
+        self.keeps_charset = (self.is_mariadb || is_global) && !has_mode;
         self.is_readable = is_readable(client.as_ref()?.as_bytes())
             && is_readable(mode.as_deref().unwrap_or_default().as_bytes());
         Some(())
