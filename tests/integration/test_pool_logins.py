@@ -306,11 +306,15 @@ def test_the_version_that_clients_are_told(
 ) -> None:
     users = user(APP_USER, password=APP_PASSWORD)
     mixed = (mysql9_trio.primary, trio.primary)
-    for servers, begins in ((mixed, "9.7."), (mixed[::-1], "5.5.5-10.11.")):
-        portside = run_portside(config(*servers, users=users))
-        told = {Client(portside).connection.get_server_info() for _ in range(4)}
-        assert len(told) == 1 and told.pop().startswith(begins)
-        portside.stop()
+    portside = run_portside(config(*mixed, users=users))
+    told = set()
+    for _ in range(6):
+        client = Client(portside)
+        told.add(version := client.connection.get_server_info())
+        # The family of the greeting is the session's.
+        assert client.ask("SELECT VERSION()")[0][0] == version.removeprefix("5.5.5-")
+    assert sorted(version.partition(".")[0] for version in told) == ["5", "9"]
+    portside.stop()
     portside = run_portside(config(mixed[0], users=users, service='server_version = "8.0.36-app"'))
     assert Client(portside).connection.get_server_info() == "8.0.36-app"
 
