@@ -22,7 +22,7 @@ from tests.support.servers import APP_PASSWORD, APP_USER, MySQL9, find_program, 
 @pytest.fixture(scope="module", params=PRODUCTS)
 def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
     # PyMySQL's tests keep connections, with transactions in them.
-    with pool_in_front(server_for(request), "max = 12") as made:
+    with pool_in_front(server_for(request), "max = 12", "local_infile = true") as made:
         yield made
 
 
@@ -41,11 +41,6 @@ DIFFERENT = {
     "pymysql/tests/test_issues.py::TestNewIssues::test_issue_36",
     # SET wait_timeout: the server ends idle connections, and a pool's clients have none.
     "pymysql/tests/test_connection.py::TestConnection::test_connection_gone_away",
-    # LOAD DATA LOCAL is refused unless [[service]] local_infile allows it.
-    "pymysql/tests/test_load_local.py::TestLoadLocal::test_no_file",
-    "pymysql/tests/test_load_local.py::TestLoadLocal::test_load_file",
-    "pymysql/tests/test_load_local.py::TestLoadLocal::test_load_warnings",
-    "pymysql/tests/test_load_local.py::TestLoadLocal::test_unbuffered_load_file",
 }
 
 
