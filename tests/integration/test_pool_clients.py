@@ -65,10 +65,10 @@ def server_for(request: pytest.FixtureRequest) -> Database:
 
 
 @contextlib.contextmanager
-def pool_in_front(server: Database, limits: str) -> Iterator[Pool]:
-    """A running instance with these settings of ``[pool]``."""
+def pool_in_front(server: Database, limits: str, service: str = "") -> Iterator[Pool]:
+    """A running instance with these settings of ``[pool]`` and ``[[service]]``."""
     folder = Path(tempfile.mkdtemp(prefix="ps-"))
-    text = config(server, pool=limits, service='timeouts = { queue = "40s" }')
+    text = config(server, pool=limits, service=f'timeouts = {{ queue = "40s" }}\n{service}')
     portside = Instance(folder, text).start()
     host, _, port = portside.service("s")["listen"][0].rpartition(":")
     yield Pool(server, portside, host, int(port))

@@ -71,8 +71,7 @@ PROGRAMS: dict[str, Program] = {
     "go-interpolated": Program((str(CACHE / "go" / "client"), "interpolated"), "go"),
     "node-mysql2": _node("mysql2-query"),
     "node-mysql2-execute": _node("mysql2-execute"),
-    # Not yet: long data of more than 1 MiB hangs.
-    # "node-mariadb": _node("mariadb-execute"),
+    "node-mariadb": _node("mariadb-execute"),
     "connector-j": _java("mysql"),
     "connector-j-prepared": _java("mysql-prepared"),
     "mariadb-java": _java("mariadb-prepared"),
