@@ -235,10 +235,8 @@ class WireClient:
         if first[0] == 0xFB:
             self.socket.sendall(packet(seen[-1].sequence + 1, b""))
             return self._result(seen)
-        if self.has("OPTIONAL_RESULTSET_METADATA"):
-            has_metadata, (count, _) = first[0] == 1, lenenc(first, 1)
-        else:
-            has_metadata, (count, _) = True, lenenc(first)
+        count, at = lenenc(first)
+        has_metadata = not self.has("OPTIONAL_RESULTSET_METADATA") or first[at] == 1
         if has_metadata:
             for _ in range(count):
                 self._take(seen)

@@ -78,7 +78,7 @@ Step = Query | OwnId | Command | Prepare | Execute | OfStatement | LongData
 
 _NUMBER = re.compile(rb"(?<=statement )\(\d+\)")
 _UNKNOWN_STATEMENT = b"\xff" + (1243).to_bytes(2, "little")
-_GTID = re.compile(rb"0-\d+-\d+")
+_GTID = re.compile(rb".\x00.\tlast_gtid.0-\d+-\d+", re.DOTALL)
 _SHAPES = {25: Shape.NONE, 26: Shape.ONE, 28: Shape.ROWS}
 
 

@@ -70,6 +70,8 @@ pub struct Class {
     pub capabilities: u64,
     /// The collation's number.
     pub collation: u8,
+    /// The family that the greeting named: the other one answers differently. None: any.
+    pub is_mariadb: Option<bool>,
 }
 
 impl Class {
@@ -83,12 +85,22 @@ impl Class {
         Self {
             capabilities: capabilities & offered & (CHOICE | u64::from(capability::LOCAL_FILES)),
             collation,
+            is_mariadb: None,
         }
     }
 
-    /// Whether a server with these flags can have connections of this class.
-    pub fn fits(self, server: u64) -> bool {
-        self.capabilities & !server == 0
+    /// The same class on servers of one family.
+    #[must_use]
+    pub fn of_family(self, is_mariadb: bool) -> Self {
+        Self {
+            is_mariadb: Some(is_mariadb),
+            ..self
+        }
+    }
+
+    /// Whether a server of these flags and this family can have connections of this class.
+    pub fn fits(self, server: u64, is_mariadb: bool) -> bool {
+        self.capabilities & !server == 0 && self.is_mariadb.is_none_or(|one| one == is_mariadb)
     }
 }
 

@@ -106,6 +106,7 @@ fn ready() -> Conn {
     let class = Class {
         capabilities: 0,
         collation: 45,
+        is_mariadb: None,
     };
     let mut conn = Conn::new(&user(), class, [0; 20], Transport::Plain);
     let greeting = greeting_packet(99, "9.9.9", &SALT);

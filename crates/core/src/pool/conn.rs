@@ -9,7 +9,7 @@ mod preparing;
 
 use std::collections::VecDeque;
 
-use portside_proto::command::{com, status};
+use portside_proto::command::{capability, com, status};
 use portside_proto::err::errno;
 use portside_proto::handshake::offer::{put_command, put_query};
 use portside_proto::handshake::{Announce, ClientLogin, LoginError, Step, Transport};
@@ -264,7 +264,8 @@ impl Conn {
             Ok(Some(step @ (Step::Send(_) | Step::StartTls(_)))) => {
                 if let (false, Some(greeting)) = (self.has_greeted, login.greeting()) {
                     self.has_greeted = true;
-                    if !self.class.fits(greeting.all_capabilities()) {
+                    let flags = greeting.all_capabilities();
+                    if !self.class.fits(flags, greeting.is_mariadb) {
                         return Event::Failed(Failure::Unfit(Box::new(Server::from(greeting))));
                     }
                     self.thread_id = greeting.thread_id;

@@ -188,7 +188,11 @@ impl Session {
         channel: Channel,
         version: Option<&str>,
     ) -> Option<(Self, Vec<u8>)> {
-        let speaker = speaker(servers)?;
+        // Where both families serve, each server's is the session's in turn, to the session's end.
+        let drawn = servers.get(thread_id as usize % servers.len().max(1))?;
+        let (servers, _): (Vec<_>, Vec<_>) =
+            (servers.iter().cloned()).partition(|server| server.is_mariadb == drawn.is_mariadb);
+        let speaker = speaker(&servers)?;
         let common = servers
             .iter()
             .fold(u64::MAX, |all, server| all & server.capabilities);

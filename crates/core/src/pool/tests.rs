@@ -115,6 +115,7 @@ fn ready_of(version: &str, look: &[&str]) -> Conn {
     let class = Class {
         capabilities: 0,
         collation: 45,
+        is_mariadb: None,
     };
     let mut conn = Conn::new(&user(), class, [0; 20], Transport::Plain);
     let greeting = greeting_packet(99, version, &SALT);
@@ -185,6 +186,27 @@ fn the_greeting_offers_what_all_servers_have() {
         capability::LOCAL_FILES,
     ] {
         assert_eq!(offered & never, 0);
+    }
+}
+
+#[test]
+fn where_both_families_serve_a_session_belongs_to_one() {
+    let named = |version: &str, is_mariadb| {
+        Arc::new(Server {
+            version: version.to_owned(),
+            is_mariadb,
+            ..(*server("")).clone()
+        })
+    };
+    let servers = [named("9.7.0", false), named("11.4.2-MariaDB", true)];
+    for (id, is_mariadb) in [(4, false), (5, true), (6, false)] {
+        let (mut session, greeting) =
+            Session::new(id, NONCE, &servers, Channel::PLAIN, None).unwrap();
+        let login = answer(&greeting, "app", "secret", None);
+        step(&mut session, &login, None);
+        let class = session.class();
+        assert!(class.fits(u64::MAX, is_mariadb) && !class.fits(u64::MAX, !is_mariadb));
+        assert!(class.of_family(!is_mariadb) != class);
     }
 }
 

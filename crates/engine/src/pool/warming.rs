@@ -21,7 +21,17 @@ const GUESS: Class = Class {
         | capability::MULTI_RESULTS
         | capability::PS_MULTI_RESULTS) as u64,
     collation: 45,
+    is_mariadb: None,
 };
+
+/// The class of this server's commonest clients.
+fn guess(server: &Server) -> Class {
+    let known = server.state.pool.known.load();
+    Class {
+        is_mariadb: known.as_ref().map(|known| known.is_mariadb),
+        ..GUESS
+    }
+}
 
 impl Worker {
     /// Asks servers of pool services that have not greeted yet who they are, so that clients can be greeted.
@@ -58,6 +68,7 @@ impl Worker {
             class: Class {
                 capabilities: 0,
                 collation: 45,
+                is_mariadb: None,
             },
             client: None,
             purpose: Purpose::Scout,
@@ -176,7 +187,9 @@ impl Worker {
         }
         let order = Order {
             user,
-            class: last.as_ref().map_or(GUESS, |last| last.class),
+            class: last
+                .as_ref()
+                .map_or_else(|| guess(server), |last| last.class),
             client: None,
             purpose: Purpose::Warm(last.is_none()),
         };

@@ -1,6 +1,6 @@
 //! The first look at a connection: the state of its login, to which a reset must bring it back.
 
-use super::{broken, cure, is_readable, Conn, Event, Failure, Phase};
+use super::{broken, capability, cure, is_readable, Conn, Event, Failure, Phase};
 
 /// What is asked of a server right after the login: what a reset must restore, what a reset would change, and
 /// whether SQL text can be read here.
@@ -54,22 +54,27 @@ impl Conn {
             Some(_) if !self.is_mariadb => number.to_string(),
             other => name(other)?,
         };
+        // A login with this flag sets the mode, and a reset takes it away.
+        let has_mode = self.class.has(capability::IGNORE_SPACE);
+        let mode_again = if has_mode {
+            ", @@sql_mode=CONCAT(@@sql_mode, ',IGNORE_SPACE')"
+        } else {
+            ""
+        };
         self.restore = format!(
             "SET @@character_set_client={}, @@character_set_results={}, \
-             @@collation_connection={}, @@wait_timeout={wait}",
+             @@collation_connection={}, @@wait_timeout={wait}{mode_again}",
             name(client)?,
             texts,
             name(collation)?
         )
         .into_bytes()
         .into();
-        self.restore_warns = !self.is_mariadb
-            && [client, results, collation]
-                .into_iter()
-                .flatten()
-                .any(|name| name.starts_with("utf8mb3"));
+        let deprecated = |name: &String| name.starts_with("utf8mb3");
+        let mut names = [client, results, collation].into_iter().flatten();
+        self.restore_warns = !self.is_mariadb && (has_mode || names.any(deprecated));
         let is_global = global == [client.clone(), collation.clone(), results.clone()];
-        self.keeps_charset = self.is_mariadb || is_global;
+        self.keeps_charset = (self.is_mariadb || is_global) && !has_mode;
         self.is_readable = is_readable(client.as_ref()?.as_bytes())
             && is_readable(mode.as_deref().unwrap_or_default().as_bytes());
         Some(())

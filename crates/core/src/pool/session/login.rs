@@ -81,7 +81,8 @@ impl Session {
             return Step::End(Cause::LoginDenied, err(next, number, *b"HY000", text));
         }
         self.capabilities = login.capabilities & self.offered;
-        self.class = Class::of_login(login.capabilities, login.collation as u8, self.offered);
+        self.class = Class::of_login(login.capabilities, login.collation as u8, self.offered)
+            .of_family(self.is_mariadb);
         self.prove(&login, next, context)
     }
 

@@ -14,7 +14,7 @@ proptest::proptest! {
 
     #[test]
     fn no_server_makes_it_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
-        let class = Class { capabilities: u64::MAX, collation: 8 };
+        let class = Class { capabilities: u64::MAX, collation: 8, is_mariadb: None };
         let mut conn = Conn::new(&user(), class, [0; 20], Transport::Plain);
         let mut rest = &bytes[..];
         for _ in 0..20 {

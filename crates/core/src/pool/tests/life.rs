@@ -7,13 +7,14 @@ fn a_server_that_offers_less_than_the_class_gets_no_login() {
     let mut class = Class {
         capabilities: 1 << 60,
         collation: 45,
+        is_mariadb: None,
     };
     let greeting = greeting_packet(99, "9.9.9-test", &SALT);
     let mut conn = Conn::new(&user(), class, [0; 20], Transport::Plain);
     match conn.feed(&mut &greeting[..]) {
         Event::Failed(Failure::Unfit(known)) => {
             assert_eq!(known.version, "9.9.9-test");
-            assert!(!class.fits(known.capabilities));
+            assert!(!class.fits(known.capabilities, known.is_mariadb));
         }
         other => panic!("{other:?}"),
     }

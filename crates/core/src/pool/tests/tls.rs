@@ -71,6 +71,7 @@ fn bytes_in_front_of_a_servers_tls_are_nobodys() {
     let class = Class {
         capabilities: 0,
         collation: 45,
+        is_mariadb: None,
     };
     let mut greeting = greeting_packet(99, "x", &SALT);
     // Behind header, protocol, version, id, half of the salt and a filler: the flags, low byte first.
