@@ -333,9 +333,6 @@ def _varied(step: Step, how: int) -> Step:
 
 COMMANDS = (
     Command(31),  # RESET_CONNECTION
-    Command(2, b"other"),
-    Command(2, b"same"),
-    Command(2, b"nowhere"),
     Execute(2),
     OfStatement(1, 26),
 )
