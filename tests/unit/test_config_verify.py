@@ -146,6 +146,8 @@ def test_allowed(parts: dict[str, str]) -> None:
         ({"service": 'mode = "pool"\nlocal_infile = true',
           "globals": '[[user]]\nname = "a"\npassword = "p"'},
          "local_infile: who can change a client's statements (SQL injection) can now"),
+        ({"service": 'server_version = "8.0.36"'},
+         "server_version: this has no effect: in a relay the server greets"),
         ({"globals": '[source]\nports = "3000-4000"', "listen": '"0.0.0.0:3306"'},
          "listen: the port is also one of source.ports (3000-4000)"),
         ({"globals": '[source]\nports = "20000-20099"\nreserve = 51'},

@@ -127,6 +127,9 @@ fn write_line(out: &mut Vec<u8>, format: LogFormat, session: &Session, now: u64)
     if let Some(pooled) = pooled {
         line.text("user", pooled.user_name());
         line.text("pinned", pooled.pin_word().unwrap_or_default());
+        if let Some(program) = pooled.program() {
+            line.text("program", program);
+        }
         if let Some((version, _)) = pooled.tls {
             line.text("tls", version);
         }

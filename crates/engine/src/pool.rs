@@ -196,6 +196,11 @@ impl Pooled {
         user.map_or("", |user| &user.name)
     }
 
+    /// What its client calls itself.
+    pub fn program(&self) -> Option<&str> {
+        self.front.as_ref().and_then(Front::program)
+    }
+
     /// Commands so far.
     pub fn commands(&self) -> u64 {
         self.front.as_ref().map_or(0, Front::commands)

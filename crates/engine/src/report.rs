@@ -37,6 +37,9 @@ pub struct SessionReport {
     /// Pool mode: its account.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Pool mode: what its client calls itself (the connection attribute `program_name`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
     /// Pool mode: why it keeps its server connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pinned: Option<&'static str>,

@@ -374,6 +374,9 @@ impl Session {
             to_server_bytes: self.to_server_bytes,
             to_client_bytes: self.to_client_bytes,
             user: self.pooled.as_ref().map(|p| p.user_name().to_owned()),
+            program: (self.pooled.as_ref())
+                .and_then(|p| p.program())
+                .map(str::to_owned),
             pinned: self.pooled.as_ref().and_then(|p| p.pin_word()),
             tls: self.pooled.as_ref().and_then(|p| p.tls).map(|tls| tls.0),
             tls_cipher: self.pooled.as_ref().and_then(|p| p.tls).map(|tls| tls.1),

@@ -106,6 +106,8 @@ class SessionView:
     to_client_bytes: int
     user: str = ""
     """Pool mode: its account."""
+    program: str = ""
+    """Pool mode: what its client calls itself (the connection attribute `program_name`)."""
     pinned: str = ""
     """Pool mode: why it keeps its server connection."""
     tls: str = ""

@@ -21,6 +21,7 @@ _ED25519: Final = re.compile(r"[0-9A-Za-z+/]{43}")
 # $A$, thousands of rounds (hexadecimal), $, 20 bytes of salt, 43 characters of hash.
 _SHA2: Final = re.compile(r"\$A\$([0-9A-Fa-f]{3})\$[\0-\x7f]{20}[./0-9A-Za-z]{43}")
 _SHA2_HEX: Final = re.compile(r"(?:0x)?([0-9A-Fa-f]{140})")
+_KEY: Final = re.compile(r"-----BEGIN (?:RSA )?PRIVATE KEY-----")
 _FORMS: Final = (
     '"*" and 40 hexadecimal digits (mysql_native_password), "$A$005$..." or its bytes as'
     " hexadecimal digits (caching_sha2_password), or 43 characters (ed25519)"
@@ -64,6 +65,14 @@ def mistakes(config: Config) -> Iterator[Finding]:
                 yield Finding((*path, "services"), f"there is no service {service}", f'"{service}"')
         yield from _secret(user, path)
     for index, service_table in enumerate(config.services):
+        key = service_table.pool.rsa_key
+        if key is not None and not _KEY.search(key.text):
+            yield Finding(
+                _key_path(config, index),
+                "this file has no private key",
+                expected='a PEM file with "BEGIN PRIVATE KEY", without a passphrase',
+                hint="openssl genrsa -out rsa.pem 2048",
+            )
         if service_table.mode == "pool" and not any(
             service_table in services_of(user, config) for user in config.users
         ):
@@ -78,7 +87,10 @@ def mistakes(config: Config) -> Iterator[Finding]:
 def _secret(user: User, path: Path) -> Iterator[Finding]:
     if user.password is not None and user.password_hash is not None:
         yield Finding(
-            (*path, "password_hash"), "there is a password too", hint="one of them is enough"
+            (*path, "password_hash"),
+            "there is a password too",
+            hint="one of them is enough",
+            needs=((*path, "password"),),
         )
     elif user.password is None and user.password_hash is None:
         yield Finding(path, "there is no password", hint="set password, or password_hash")
@@ -104,6 +116,11 @@ def _secret(user: User, path: Path) -> Iterator[Finding]:
 
 def doubts(config: Config) -> Iterator[Finding]:
     """What is allowed but may not be meant."""
+    for index, service in enumerate(config.services):
+        key = service.pool.rsa_key
+        if key is not None and key.is_open_to_all:
+            message = "every user of this machine can read this key"
+            yield Finding(_key_path(config, index), message, hint=f"chmod o-rwx {key}")
     for index, user in enumerate(config.users):
         if user.password_hash is None or not services_of(user, config):
             continue
@@ -116,17 +133,23 @@ def doubts(config: Config) -> Iterator[Finding]:
                 " (MySQL 9 has none)",
                 hint="else add server_password",
             )
-        if method == "caching_sha2_password":
-            readable = [s.name for s in services_of(user, config) if _is_readable(s)]
-            if readable:
-                yield Finding(
-                    here,
-                    "a first login needs the client's password, and there is no TLS on service"
-                    f" {', '.join(readable)}: clients must ask for the RSA key",
-                    hint="mysql: --get-server-public-key; JDBC: allowPublicKeyRetrieval=true",
-                )
+        readable = [service.name for service in services_of(user, config) if _is_readable(service)]
+        if method == "caching_sha2_password" and readable:
+            yield Finding(
+                here,
+                "a first login needs the client's password, and there is no TLS on service"
+                f" {', '.join(readable)}: clients must ask for the RSA key",
+                hint="set [tls]; or mysql: --get-server-public-key, JDBC:"
+                " allowPublicKeyRetrieval=true",
+            )
+
+
+def _key_path(config: Config, service: int) -> Path:
+    is_global = config.services[service].pool.rsa_key == config.pool.rsa_key
+    return ("pool", "rsa_key") if is_global else ("service", service, "pool", "rsa_key")
 
 
 def _is_readable(service: Service) -> bool:
     """Whether clients come over TCP and cannot use TLS."""
-    return any(listen.address.kind != "unix" for listen in service.listen)
+    has_tcp = any(listen.address.kind != "unix" for listen in service.listen)
+    return has_tcp and service.tls.certificate is None

@@ -281,8 +281,8 @@ class Pool(Table):
     """Idle time after which a server connection is closed."""
     open_rate: Positive = 50
     """New server connections per second and server."""
-    rsa_key: Secret | None = None
-    """RSA private key (PEM) under which clients without TLS send their password where only a
+    rsa_key: Pem | None = None
+    """PEM file of the RSA key under which clients without TLS send their password where only a
     caching_sha2_password hash is known; absent: made at each start."""
 
 

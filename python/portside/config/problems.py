@@ -19,9 +19,7 @@ from portside.config.model import Config, Table
 from portside.config.positions import Path, Positions
 from portside.errors import Problem
 
-_SECRET_KEYS: Final = frozenset(
-    {"password", "password_hash", "token", "server_password", "rsa_key"}
-)
+_SECRET_KEYS: Final = frozenset({"password", "password_hash", "token", "server_password"})
 _ARRAYS: Final = frozenset({"server", "service", "user"})
 _SHOWN_CHARS: Final = 60
 

@@ -195,7 +195,7 @@ def _service(
         "pool": _pool(service),
         "tls": _service_tls(service),
         "server_version": service.server_version,
-        "rsa_key": _revealed(service.pool.rsa_key),
+        "rsa_key": service.pool.rsa_key and service.pool.rsa_key.text,
         "members": [
             _member(
                 service,

@@ -376,6 +376,10 @@ def _local_files(config: Config) -> Iterator[Finding]:
 
 
 def _unused(config: Config) -> Iterator[Finding]:
+    for index, service in enumerate(config.services):
+        if service.server_version is not None and service.mode != "pool":
+            message = "this has no effect: in a relay the server greets"
+            yield Finding(("service", index, "server_version"), message)
     if all(service.mode != "pool" for service in config.services):
         for key in ("pool", "users"):
             if key in config.model_fields_set:

@@ -560,9 +560,9 @@ fn failure(error: LoginError, is_secure: bool) -> Failure {
 fn cure(errno: u16, is_secure: bool) -> &'static str {
     match errno {
         1045 if !is_secure => {
-            " (if the account says REQUIRE SSL: it needs TLS towards this server)"
+            " (if the account says REQUIRE SSL: [[server]] tls = { mode = \"required\" })"
         }
-        3159 => " (require_secure_transport: it needs TLS towards this server)",
+        3159 => " ([[server]] tls = { mode = \"required\" })",
         1820 | 1862 => " (on the server: ALTER USER ... IDENTIFIED BY a new password)",
         3118 | 4151 => " (on the server: ALTER USER ... ACCOUNT UNLOCK)",
         _ => "",

@@ -6,7 +6,7 @@ use super::Server;
 
 /// The lowest version among those of the first one's family: clients then use nothing that one of them lacks. The
 /// order is the service's own, so it does not matter who has answered first. Where both families serve, no version is
-/// right for all; the first server's family wins.
+/// right for all: a session is given those of one family.
 pub fn speaker(servers: &[Arc<Server>]) -> Option<&Arc<Server>> {
     let first = servers.first()?;
     servers

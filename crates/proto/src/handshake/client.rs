@@ -74,7 +74,7 @@ pub enum LoginError {
     )]
     NeedsSecureChannel,
     /// `mysql_clear_password` over a channel that others can read.
-    #[error("mysql_clear_password sends the password itself: it needs TLS towards this server")]
+    #[error("mysql_clear_password sends the password itself: it needs TLS towards this server ([[server]] tls = {{ mode = \"required\" }})")]
     NeedsTls,
     /// A method that needs more of the password than is known.
     #[error(

@@ -395,3 +395,6 @@ fn printable(name: &[u8]) -> Option<Box<str>> {
         .collect();
     (!text.is_empty()).then(|| text.into())
 }
+
+#[cfg(test)]
+mod tests;
