@@ -5,6 +5,7 @@ What the process writes goes into files of its folder, unless a test gives anoth
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -120,14 +121,16 @@ class Instance:
     def stop(self) -> None:
         """Ends it, whatever it is doing."""
         process = self._process
-        if process is not None and process.poll() is None:
+        if process is None:
+            return
+        for _ in range(10):
+            # The second SIGTERM ends the drain; sent at once the two would be one.
             process.terminate()
-            process.terminate()
-            try:
-                process.wait(5.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+                return
+        process.kill()
+        process.wait()
 
     # ---- what it says
 
