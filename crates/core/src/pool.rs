@@ -178,6 +178,8 @@ pub struct Want<'a> {
     pub schema: Option<&'a [u8]>,
     /// Its settings.
     pub settings: Option<&'a Settings>,
+    /// The SET at hand, which is to be replayed from then on: a connection that has run it already, last, is as good.
+    pub set: Option<&'a [u8]>,
     /// It will ask for warnings, and has none.
     pub no_diagnostics: bool,
     /// It will ask for the last statement's numbers: only this connection, at this count of uses, knows them.

@@ -310,14 +310,12 @@ impl Conn {
     /// a server would run it also after a failed step.
     pub fn prepare(&mut self, want: &Want<'_>) -> Vec<u8> {
         debug_assert!(self.is_ready());
-        let none = Settings::new();
-        let settings = want.settings.unwrap_or(&none);
         let mut bytes = Vec::new();
         let missing = if self.needs_reset(want) {
             self.put_reset(&mut bytes);
-            settings.all()
+            want.settings.map_or(&[][..], Settings::all)
         } else {
-            settings.after(&self.settings).unwrap_or_default()
+            self.missing(want).unwrap_or_default()
         };
         for statement in missing {
             put_query(&mut bytes, statement, self.capabilities);
@@ -343,9 +341,19 @@ impl Conn {
     }
 
     fn needs_reset(&self, want: &Want<'_>) -> bool {
-        let none = Settings::new();
-        let settings = want.settings.unwrap_or(&none);
-        self.has_traces() || settings.after(&self.settings).is_none()
+        self.has_traces() || self.missing(want).is_none()
+    }
+
+    /// The SETs to run; None: only after a reset.
+    fn missing<'a>(&self, want: &Want<'a>) -> Option<&'a [Box<[u8]>]> {
+        const NONE: &Settings = &Settings::new();
+        let settings = want.settings.unwrap_or(NONE);
+        // The next client of an application sets what the last one has set: no reset for that.
+        let has_set = |set: &[u8]| self.settings.are(settings, set);
+        if want.set.is_some_and(has_set) {
+            return Some(&[]);
+        }
+        settings.after(&self.settings)
     }
 
     /// Removes the traces of a session that is over. Write the bytes and feed until `Ready`.
@@ -507,6 +515,11 @@ impl Conn {
         self.schema = Some(name.into());
     }
 
+    /// Whether it has these settings and no others.
+    pub fn has_settings(&self, settings: &Settings) -> bool {
+        self.settings == *settings
+    }
+
     /// A client's own SET has taken effect.
     pub fn add_setting(&mut self, statement: &[u8]) {
         if !self.settings.add(statement) {
@@ -521,11 +534,8 @@ impl Conn {
 
     /// How many of our own commands it would take to serve this session: the fewest are chosen.
     pub fn distance(&self, want: &Want<'_>) -> usize {
-        let none = Settings::new();
-        let settings = want.settings.unwrap_or(&none);
-        let steps = settings
-            .after(&self.settings)
-            .map_or(2 + settings.all().len(), <[_]>::len);
+        let all = want.settings.map_or(0, |settings| settings.all().len());
+        let steps = self.missing(want).map_or(2 + all, <[_]>::len);
         let schema = usize::from(want.schema != self.schema());
         steps + usize::from(self.has_traces()) * 2 + schema + self.lacks(&want.needs)
     }

@@ -291,6 +291,7 @@ impl Session {
                 None => self.schema.as_deref(),
             },
             settings: Some(&self.settings),
+            set: self.set.as_deref(),
             no_diagnostics: asks.diagnostics && !self.pins.has(Pin::Warnings),
             same: self.last.filter(|_| asks.row_count || asks.found_rows),
             needs: self.statements.needs(),
@@ -403,6 +404,8 @@ impl Session {
                 Verdict::pinned(Pin::Long)
             });
             self.look_for_movers();
+            let is_set = self.verdict.as_ref().is_some_and(|v| v.kind == Kind::Set);
+            self.set = is_set.then(|| argument.into());
         }
         if let Some(step) = self.answer_query() {
             self.verdict = None;
@@ -468,9 +471,6 @@ impl Session {
             self.pins.remove(Pin::FoundRows);
         }
         self.pins = self.pins.and(verdict.pins);
-        if verdict.kind == Kind::Set {
-            self.set = Some(argument.into());
-        }
         if command == com::RESET_CONNECTION {
             let lasting = self.pins.outlive_a_reset();
             self.forget();
@@ -521,6 +521,10 @@ impl Session {
                 } else {
                     // Of several assignments some may have taken effect.
                     self.pins.add(Pin::Setting);
+                    if !conn.has_settings(&self.settings) {
+                        // Another session's SET is still in force there (`Want::set`).
+                        self.bereft = Some("a SET failed that had been right before".into());
+                    }
                 }
             }
             _ => {}

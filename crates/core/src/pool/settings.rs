@@ -45,6 +45,12 @@ impl Settings {
         self.0.strip_prefix(&present.0[..])
     }
 
+    /// Whether these are `earlier` and then this statement: run again, it changes nothing.
+    pub fn are(&self, earlier: &Self, last: &[u8]) -> bool {
+        let split = self.0.split_last();
+        split.is_some_and(|(own, before)| **own == *last && *before == earlier.0[..])
+    }
+
     /// All statements.
     pub fn all(&self) -> &[Box<[u8]>] {
         &self.0
@@ -76,6 +82,15 @@ mod tests {
         assert_eq!(want.after(&want).unwrap().len(), 0);
         assert_eq!(want.after(&settings(&["SET b=1"])), None);
         assert_eq!(settings(&[]).after(&want), None);
+    }
+
+    #[test]
+    fn what_was_run_last_may_be_run_again() {
+        let present = settings(&["SET a=1", "SET b=1"]);
+        assert!(present.are(&settings(&["SET a=1"]), b"SET b=1"));
+        assert!(!present.are(&settings(&["SET b=1"]), b"SET a=1"));
+        assert!(!present.are(&settings(&[]), b"SET b=1"));
+        assert!(!settings(&[]).are(&settings(&[]), b"SET b=1"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::*;
 use crate::reason::{Cause, Pin};
 
 mod life;
+mod settings;
 mod tls;
 
 const SALT: [u8; 20] = *b"abcdefghijklmnopqrst";
@@ -280,56 +281,6 @@ fn a_ping_goes_to_the_connection_that_the_session_keeps() {
     let asked = command(com::QUERY, b"SELECT ROW_COUNT()");
     let (_, what) = step(&mut session, &asked, None);
     assert!(matches!(what, Step::Say(text) if text.windows(12).any(|w| w == b"after a ping")));
-}
-
-#[test]
-fn settings_follow_the_session_to_other_connections() {
-    let (mut session, mut first, mut other) = (logged_in(), ready(&LOOK), ready(&LOOK));
-    query(&mut session, &mut first, "SET NAMES utf8mb4", 2);
-    query(&mut session, &mut first, "USE shop", 2);
-    assert_eq!(first.prepare(&session.want()), []);
-    let bytes = other.prepare(&session.want());
-    let want = [
-        command(com::QUERY, b"SET NAMES utf8mb4"),
-        command(com::INIT_DB, b"shop"),
-    ]
-    .concat();
-    assert_eq!(bytes, want);
-    let replies = [ok(1, 2), ok(1, 2)].concat();
-    let mut rest = &replies[..];
-    assert_eq!(other.feed(&mut rest), Event::Ready);
-    assert_eq!(other.prepare(&session.want()), []);
-    // A session without settings gets it back to the starting state first.
-    let fresh = logged_in();
-    assert!(other.is_unfit(&fresh.want()));
-    let bytes = other.prepare(&fresh.want());
-    assert!(bytes.starts_with(&command(com::RESET_CONNECTION, &[])));
-    let text = String::from_utf8_lossy(&bytes);
-    assert!(
-        text.contains("@@character_set_client='utf8mb4'") && text.contains("@@wait_timeout=28800")
-    );
-}
-
-#[test]
-fn a_setting_that_failed_pins_since_half_of_it_may_hold() {
-    let (mut session, mut conn) = (logged_in(), ready(&LOOK));
-    let bytes = command(com::QUERY, b"SET sql_mode='', no_such=1");
-    step(&mut session, &bytes, Some(&mut conn));
-    let error = err(1, 1193, *b"HY000", "Unknown system variable");
-    let outcome = conn.relay(&mut &error[..]).unwrap().unwrap();
-    session.replied(&outcome, &mut conn, 1);
-    assert_eq!(session.pin(), Some(Pin::Warnings));
-    session.let_go();
-    // Only the wait for SHOW WARNINGS may be given up, and it is not the only reason.
-    let (mut session, mut conn) = (logged_in(), ready(&LOOK));
-    step(&mut session, &bytes, Some(&mut conn));
-    let outcome = Outcome {
-        error: Some(1193),
-        ..Outcome::default()
-    };
-    conn.relay(&mut &error[..]).unwrap();
-    session.replied(&outcome, &mut conn, 1);
-    assert!(!session.only_waits() && session.take_traces() == Left::Traces);
 }
 
 #[test]

@@ -1,0 +1,105 @@
+//! SETs that follow a session, and those that it finds done already.
+
+use super::*;
+
+#[test]
+fn settings_follow_the_session_to_other_connections() {
+    let (mut session, mut first, mut other) = (logged_in(), ready(&LOOK), ready(&LOOK));
+    query(&mut session, &mut first, "SET NAMES utf8mb4", 2);
+    query(&mut session, &mut first, "USE shop", 2);
+    assert_eq!(first.prepare(&session.want()), []);
+    let bytes = other.prepare(&session.want());
+    let want = [
+        command(com::QUERY, b"SET NAMES utf8mb4"),
+        command(com::INIT_DB, b"shop"),
+    ]
+    .concat();
+    assert_eq!(bytes, want);
+    let replies = [ok(1, 2), ok(1, 2)].concat();
+    let mut rest = &replies[..];
+    assert_eq!(other.feed(&mut rest), Event::Ready);
+    assert_eq!(other.prepare(&session.want()), []);
+    // A session without settings gets it back to the starting state first.
+    let fresh = logged_in();
+    assert!(other.is_unfit(&fresh.want()));
+    let bytes = other.prepare(&fresh.want());
+    assert!(bytes.starts_with(&command(com::RESET_CONNECTION, &[])));
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(
+        text.contains("@@character_set_client='utf8mb4'") && text.contains("@@wait_timeout=28800")
+    );
+}
+
+#[test]
+fn a_setting_that_failed_pins_since_half_of_it_may_hold() {
+    let (mut session, mut conn) = (logged_in(), ready(&LOOK));
+    let bytes = command(com::QUERY, b"SET sql_mode='', no_such=1");
+    step(&mut session, &bytes, Some(&mut conn));
+    let error = err(1, 1193, *b"HY000", "Unknown system variable");
+    let outcome = conn.relay(&mut &error[..]).unwrap().unwrap();
+    session.replied(&outcome, &mut conn, 1);
+    assert_eq!(session.pin(), Some(Pin::Warnings));
+    session.let_go();
+    // Only the wait for SHOW WARNINGS may be given up, and it is not the only reason.
+    let (mut session, mut conn) = (logged_in(), ready(&LOOK));
+    step(&mut session, &bytes, Some(&mut conn));
+    let outcome = Outcome {
+        error: Some(1193),
+        ..Outcome::default()
+    };
+    conn.relay(&mut &error[..]).unwrap();
+    session.replied(&outcome, &mut conn, 1);
+    assert!(!session.only_waits() && session.take_traces() == Left::Traces);
+}
+
+/// A connection on which another session has run `SET NAMES utf8mb4`, and a new session that is about to.
+fn second_of_an_application() -> (Session, Conn) {
+    let mut conn = ready(&LOOK);
+    query(&mut logged_in(), &mut conn, "SET NAMES utf8mb4", 2);
+    let mut session = logged_in();
+    let set = command(com::QUERY, b"SET NAMES utf8mb4");
+    assert_eq!(step(&mut session, &set, None).1, Step::Attach);
+    (session, conn)
+}
+
+#[test]
+fn the_next_session_of_an_application_needs_no_reset() {
+    let (mut session, mut conn) = second_of_an_application();
+    assert_eq!(conn.distance(&session.want()), 0);
+    assert_eq!(conn.prepare(&session.want()), []);
+    query(&mut session, &mut conn, "SET NAMES utf8mb4", 2);
+    assert!(!session.is_pinned());
+    assert_eq!(conn.prepare(&session.want()), []);
+    // Another SET first, or none: from the starting state.
+    for text in ["SET NAMES latin1", "SELECT 1"] {
+        let mut other = logged_in();
+        step(&mut other, &command(com::QUERY, text.as_bytes()), None);
+        assert!(
+            conn.is_unfit(&other.want()) || conn.distance(&other.want()) > 0,
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_set_that_was_right_before_and_fails_now_ends_the_session() {
+    let (mut session, mut conn) = second_of_an_application();
+    let set = command(com::QUERY, b"SET NAMES utf8mb4");
+    step(&mut session, &set, Some(&mut conn));
+    let error = err(1, 1115, *b"42000", "Unknown character set");
+    let outcome = conn.relay(&mut &error[..]).unwrap().unwrap();
+    session.replied(&outcome, &mut conn, 1);
+    let (_, next) = step(
+        &mut session,
+        &command(com::QUERY, b"SELECT 1"),
+        Some(&mut conn),
+    );
+    let Step::End(Cause::ServerEof, bytes) = next else {
+        panic!("it goes on with another session's character set: {next:?}");
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(
+        text.contains("a SET failed that had been right before"),
+        "{text}"
+    );
+}
