@@ -447,7 +447,7 @@ impl Session {
         if command == com::STMT_PREPARE {
             self.begin_prepare(is_whole.then_some(argument));
         }
-        self.begin(command, argument, conn, shape);
+        self.begin(command, conn, shape);
         if !is_whole {
             self.phase = Phase::Upload {
                 left: HEADER_LEN + length - taken,
@@ -457,7 +457,7 @@ impl Session {
         (taken, step.unwrap_or(Step::Forward))
     }
 
-    fn begin(&mut self, command: u8, argument: &[u8], conn: &mut Conn, shape: Shape) {
+    fn begin(&mut self, command: u8, conn: &mut Conn, shape: Shape) {
         let Some(verdict) = self.verdict.as_ref() else {
             return;
         };
