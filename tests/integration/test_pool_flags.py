@@ -143,6 +143,7 @@ def test_query_attributes_of_the_mysql_cli(
         )
         # They are those of the next statement alone.
         assert done.stdout.splitlines() == ["KILL 1\tv2", "NULL\tNULL"]
+        wait_until(portside.lines)
         assert [line["pinned"] for line in portside.lines()] == [""]
         one = client(through(portside), flags.QUERY_ATTRIBUTES)
         for malformed in (b"SELECT 1", b"\x01\x01\x00\x01\xfe\x00\x01n\x50SELECT 1"):

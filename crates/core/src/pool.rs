@@ -180,6 +180,8 @@ pub struct Want<'a> {
     pub settings: Option<&'a Settings>,
     /// The SET at hand, which is to be replayed from then on: a connection that has run it already, last, is as good.
     pub set: Option<&'a [u8]>,
+    /// The command at hand is a USE: the schema before does not matter, and may be gone.
+    pub any_schema: bool,
     /// It will ask for warnings, and has none.
     pub no_diagnostics: bool,
     /// It will ask for the last statement's numbers: only this connection, at this count of uses, knows them.

@@ -57,7 +57,7 @@ fn step(session: &mut Session, input: &[u8], conn: Option<&mut Conn>) -> (usize,
     let context = Context {
         client: &"host",
         find: &|_| Some((user(), false)),
-        is_limited: &|| false,
+        is_limited: &|_| false,
         nonce: &|| [b'a'; 32],
         public_key: None,
         open: &|_, _| Vec::new(),

@@ -20,6 +20,7 @@ mod waiting;
 mod warming;
 mod welcome;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -40,6 +41,9 @@ use crate::socket::Socket;
 
 /// Tokens of server connections have the highest bit; generations of sessions end below it.
 const POOL_BIT: u64 = 1 << 63;
+
+/// Bytes of an account's name that are shown: a stranger may have made it up.
+const NAME_SHOWN: usize = 80;
 
 /// Whether a token is that of a server connection.
 pub(crate) fn is_pool(token: Token) -> bool {
@@ -190,10 +194,10 @@ pub struct Pooled {
 }
 
 impl Pooled {
-    /// For `show sessions`; "" before the login.
-    pub fn user_name(&self) -> &str {
-        let user = self.front.as_ref().and_then(Front::user);
-        user.map_or("", |user| &user.name)
+    /// For `show sessions`: also who tries to log in; "" before that.
+    pub fn user_name(&self) -> Cow<'_, str> {
+        let name = self.front.as_ref().map_or(&[][..], Front::login_name);
+        String::from_utf8_lossy(name.get(..NAME_SHOWN).unwrap_or(name))
     }
 
     /// What its client calls itself.

@@ -373,7 +373,7 @@ impl Session {
             idle_s: now.saturating_sub(self.moved_at) as f64 / 1000.0,
             to_server_bytes: self.to_server_bytes,
             to_client_bytes: self.to_client_bytes,
-            user: self.pooled.as_ref().map(|p| p.user_name().to_owned()),
+            user: self.pooled.as_ref().map(|p| p.user_name().into_owned()),
             program: (self.pooled.as_ref())
                 .and_then(|p| p.program())
                 .map(str::to_owned),

@@ -321,7 +321,8 @@ impl Conn {
             put_query(&mut bytes, statement, self.capabilities);
             self.steps.push_back(Did::Setting(statement.clone()));
         }
-        if let Some(schema) = want.schema.filter(|name| Some(*name) != self.schema()) {
+        let other = |name: &&[u8]| !want.any_schema && Some(*name) != self.schema();
+        if let Some(schema) = want.schema.filter(other) {
             put_command(&mut bytes, com::INIT_DB, schema);
             self.steps.push_back(Did::Schema(schema.into()));
         }
@@ -336,7 +337,7 @@ impl Conn {
     /// Whether it cannot be made what a session wants: nothing takes a schema away, and what cannot be reset
     /// must be right as it is.
     pub fn is_unfit(&self, want: &Want<'_>) -> bool {
-        (want.schema.is_none() && self.schema.is_some())
+        (want.schema.is_none() && self.schema.is_some() && !want.any_schema)
             || (self.needs_reset(want) && !self.is_resettable)
     }
 
@@ -536,7 +537,7 @@ impl Conn {
     pub fn distance(&self, want: &Want<'_>) -> usize {
         let all = want.settings.map_or(0, |settings| settings.all().len());
         let steps = self.missing(want).map_or(2 + all, <[_]>::len);
-        let schema = usize::from(want.schema != self.schema());
+        let schema = usize::from(want.schema != self.schema() && !want.any_schema);
         steps + usize::from(self.has_traces()) * 2 + schema + self.lacks(&want.needs)
     }
 }
@@ -569,8 +570,9 @@ fn failure(error: LoginError, is_secure: bool) -> Failure {
 /// messages_to_clients.txt of MySQL 9.7.
 fn cure(errno: u16, is_secure: bool) -> &'static str {
     match errno {
-        1045 if !is_secure => {
-            " (if the account says REQUIRE SSL: [[server]] tls = { mode = \"required\" })"
+        1045 if is_secure => " (its password there is not that of [[user]], for our address)",
+        1045 => {
+            " (its password there is not that of [[user]], for our address; or it has REQUIRE SSL: [[server]] tls)"
         }
         3159 => " ([[server]] tls = { mode = \"required\" })",
         1820 | 1862 => " (on the server: ALTER USER ... IDENTIFIED BY a new password)",

@@ -19,7 +19,7 @@ use portside_proto::command::{capability, com, status, HEADER_LEN, MAX_PAYLOAD};
 use portside_proto::handshake::offer::{self, Offer};
 use portside_proto::handshake::Plugin;
 use portside_proto::parameters::query_text;
-use portside_proto::reply::{Outcome, Shape};
+use portside_proto::reply::{Outcome, Shape, STMT_BULK_EXECUTE};
 
 use self::answering::{malformed_attributes, unknown};
 use self::executing::is_about_statement;
@@ -48,8 +48,8 @@ pub struct Context<'a> {
     /// The account of this name; one that stands in for it, and true, if there is none that this client may use
     /// here. None: the service has no accounts.
     pub find: &'a Find<'a>,
-    /// Whether too many logins from there have failed.
-    pub is_limited: &'a dyn Fn() -> bool,
+    /// Whether too many logins with this name have failed from there.
+    pub is_limited: &'a dyn Fn(&[u8]) -> bool,
     /// Fresh random bytes for a scramble: no NUL, no `$`.
     pub nonce: &'a dyn Fn() -> [u8; 32],
     /// The key for the passwords of clients whose channel can be read, in PEM.
@@ -69,10 +69,10 @@ pub enum Step {
     Say(Vec<u8>),
     /// Everything behind what was taken is TLS, from the next byte on; step again with what comes out of it.
     StartTls,
-    /// The login was refused: write, count, end.
-    Denied(Vec<u8>),
+    /// The login with this name was refused: write, count, end.
+    Denied(Vec<u8>, Box<[u8]>),
     /// A change of user was refused and the session goes on: write, count.
-    Refused(Vec<u8>),
+    Refused(Vec<u8>, Box<[u8]>),
     /// Take a turn for a slow hash, and step again with the same bytes once [`Context::may_hash`].
     Later,
     /// The password is right: call [`Session::admitted`] or [`Session::turned_away`].
@@ -292,6 +292,10 @@ impl Session {
             },
             settings: Some(&self.settings),
             set: self.set.as_deref(),
+            any_schema: self
+                .verdict
+                .as_ref()
+                .is_some_and(|v| matches!(v.kind, Kind::Use(_))),
             no_diagnostics: asks.diagnostics && !self.pins.has(Pin::Warnings),
             same: self.last.filter(|_| asks.row_count || asks.found_rows),
             needs: self.statements.needs(),
@@ -463,7 +467,7 @@ impl Session {
         };
         // A ping leaves warnings and FOUND_ROWS() as they are.
         if command != com::PING {
-            if self.clears_diagnostics(verdict) {
+            if self.clears_diagnostics(command, verdict) {
                 self.pins.remove(Pin::Warnings);
                 self.has_forgotten = false;
             }
@@ -472,7 +476,7 @@ impl Session {
         }
         self.pins = self.pins.and(verdict.pins);
         if command == com::RESET_CONNECTION {
-            let lasting = self.pins.outlive_a_reset();
+            let lasting = self.pins.outlive_a_reset() || self.has_wide_schema();
             self.forget();
             conn.statements().clear();
             self.pins.add(Pin::Command);
@@ -502,7 +506,7 @@ impl Session {
         let set = self.set.take();
         self.phase = Phase::Command;
         let good = outcome.error.is_none();
-        if self.clears_diagnostics(&verdict) && good && outcome.warnings == 0 {
+        if self.clears_diagnostics(self.command, &verdict) && good && outcome.warnings == 0 {
             conn.has_no_diagnostics();
         }
         match (&verdict.kind, set) {
@@ -516,7 +520,7 @@ impl Session {
             (Kind::Set, Some(statement)) => {
                 // Replayed, it would warn again.
                 let quiet = outcome.warnings == 0 || !self.is_mariadb;
-                if good && quiet && self.settings.add(&statement) {
+                if good && quiet && !self.has_wide_schema() && self.settings.add(&statement) {
                     conn.add_setting(&statement);
                 } else {
                     // Of several assignments some may have taken effect.
@@ -529,13 +533,18 @@ impl Session {
             }
             _ => {}
         }
-        let halfway = !good && verdict.may_fail_halfway;
+        let halfway = verdict.may_fail_halfway || self.command == STMT_BULK_EXECUTE;
+        let halfway = halfway && !good;
         if outcome.insert_id > 0 || verdict.asks.insert_id || halfway {
             self.pins.add(Pin::InsertId);
         }
         if outcome.warnings > 0 || !good {
             self.pins.add(Pin::Warnings);
             self.has_forgotten = false;
+        }
+        if !good && matches!(verdict.kind, Kind::Use(_)) && !self.is_at_home(conn) {
+            // The session's schema is not this connection's (`Want::any_schema`).
+            self.let_go();
         }
         if outcome.affected > 0 || (verdict.has_table && !outcome.has_rows) {
             self.pins.add(Pin::RowCount);
@@ -552,8 +561,22 @@ impl Session {
 
     /// Whether a statement takes away the warnings of those before it. With MariaDB one that uses no table does
     /// not (source: `mysql_execute_command`, sql/sql_parse.cc).
-    fn clears_diagnostics(&self, verdict: &Verdict) -> bool {
-        !verdict.asks.diagnostics && (verdict.has_table || !self.is_mariadb)
+    fn clears_diagnostics(&self, command: u8, verdict: &Verdict) -> bool {
+        // Neither does any other command with MySQL.
+        let runs = matches!(
+            command,
+            com::QUERY | com::STMT_PREPARE | com::STMT_EXECUTE | STMT_BULK_EXECUTE
+        );
+        !verdict.asks.diagnostics && runs && (verdict.has_table || !self.is_mariadb)
+    }
+
+    fn is_at_home(&self, conn: &Conn) -> bool {
+        self.schema.as_deref() == conn.schema()
+    }
+
+    /// Its schema's name depends on the character set in which it was chosen.
+    fn has_wide_schema(&self) -> bool {
+        self.schema.as_ref().is_some_and(|name| !name.is_ascii())
     }
 
     /// Pins that the server's status flags tell of.

@@ -46,7 +46,7 @@ fn step(session: &mut Session, input: &[u8], conn: Option<&mut Conn>) -> (usize,
     let context = Context {
         client: &"10.0.0.1",
         find: &find,
-        is_limited: &|| false,
+        is_limited: &|_| false,
         nonce: &|| NONCE,
         public_key: None,
         open: &|_, _| Vec::new(),
@@ -151,7 +151,7 @@ fn both_methods_let_the_right_password_in_and_no_other() {
             let (_, what) = step(&mut session, &login, None);
             assert_eq!(session.awaits_admission(), is_right, "{name} {password}");
             if !is_right {
-                let Step::Denied(bytes) = what else {
+                let Step::Denied(bytes, _) = what else {
                     panic!("{what:?}");
                 };
                 let using = if password.is_empty() { "NO" } else { "YES" };

@@ -41,9 +41,14 @@ impl Pins {
         self.0 & (1 << pin as u8) != 0
     }
 
-    /// The first in declaration order: what views show.
+    /// What views show: the one that lasts longest, of equals the first in declaration order.
     pub fn first(self) -> Option<Pin> {
-        Pin::ALL.iter().copied().find(|pin| self.has(*pin))
+        let all = Pin::ALL.iter().copied().filter(|pin| self.has(*pin));
+        all.min_by_key(|pin| match pin {
+            Pin::Warnings | Pin::RowCount | Pin::FoundRows => 2,
+            Pin::Transaction | Pin::Autocommit | Pin::Statements => 1,
+            _ => 0,
+        })
     }
 
     /// Those that leave a trace on the connection, so that it must be reset before others use it.

@@ -27,6 +27,10 @@ pub(super) struct Scan {
     is_insert: bool,
     /// Of an INSERT: another row (or a SELECT) follows the first.
     has_many_rows: bool,
+    /// An earlier statement may fail halfway.
+    fails_halfway: bool,
+    /// MariaDB's ANALYZE of a statement, which runs it.
+    analyzes: bool,
     /// Whether names before a parenthesis may be those of tables.
     before: Before,
     /// The token before was FROM, outside of parentheses.
@@ -91,6 +95,8 @@ impl Scan {
     pub(super) fn token(&mut self, token: Token<'_>, rest: &Lexer<'_>) {
         if token == Token::Symbol(b';') {
             *self = Self {
+                fails_halfway: self.may_fail_halfway(),
+                analyzes: false,
                 position: 0,
                 depth: 0,
                 first: First::None,
@@ -189,7 +195,11 @@ impl Scan {
                 self.has_table = true;
                 First::Expressions
             }
-            b"SELECT" | b"DO" | b"VALUES" | b"EXPLAIN" | b"DESCRIBE" | b"DESC" | b"ANALYZE" => {
+            b"ANALYZE" => {
+                self.analyzes = true;
+                First::Expressions
+            }
+            b"SELECT" | b"DO" | b"VALUES" | b"EXPLAIN" | b"DESCRIBE" | b"DESC" => {
                 First::Expressions
             }
             b"COMMIT" | b"ROLLBACK" => First::End,
@@ -241,7 +251,12 @@ impl Scan {
             }
             // The reply has rows and tells of no insert id.
             b"RETURNING" if self.is_insert => self.pins.add(Pin::InsertId),
+            b"INSERT" | b"REPLACE" if self.analyzes => self.pins.add(Pin::InsertId),
             b"SELECT" | b"TABLE" if self.is_insert => self.has_many_rows = true,
+            // CREATE TABLE ... SELECT
+            b"SELECT" | b"WITH" | b"VALUES" | b"TABLE" if self.first == First::Definitions => {
+                (self.is_insert, self.has_many_rows) = (true, true);
+            }
             b"RELEASE" if self.first == First::End => self.pins.add(Pin::Statement),
             // The variables of the session as a table.
             b"SESSION_VARIABLES" | b"SYSTEM_VARIABLES" => {
@@ -333,14 +348,14 @@ impl Scan {
             // LOAD DATA ... INTO TABLE t (columns)
             (_, b"TABLE") if self.loads => Before::Introduces,
             (Before::Dot { table: false }, _) => Before::Unknown,
+            _ if !names::is_harmless(word, self.is_mariadb) => Before::Unknown,
             _ if names::is_glued(word) => Before::Glued,
-            _ if names::is_harmless(word, self.is_mariadb) => Before::Other,
-            _ => Before::Unknown,
+            _ => Before::Other,
         }
     }
 
     /// An INSERT that fails after its first row may have made an insert id, of which no reply tells.
     pub(super) fn may_fail_halfway(&self) -> bool {
-        self.is_insert && self.has_many_rows
+        self.fails_halfway || (self.is_insert && self.has_many_rows)
     }
 }

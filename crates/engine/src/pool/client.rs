@@ -334,12 +334,12 @@ impl Worker {
             Step::StartTls => return Next::Sealed(taken),
             Step::Admit => self.admit_user(index, session, pooled),
             Step::Later => return self.take_turn(index, session, pooled),
-            Step::Refused(bytes) => {
-                self.login_failed(session);
+            Step::Refused(bytes, name) => {
+                self.login_failed(session, &name);
                 self.say(index, session, &bytes)
             }
-            Step::Denied(bytes) => {
-                self.login_failed(session);
+            Step::Denied(bytes, name) => {
+                self.login_failed(session, &name);
                 self.last_words(session, &bytes, Cause::LoginDenied)
             }
             Step::End(cause, bytes) => self.last_words(session, &bytes, cause),
@@ -354,9 +354,9 @@ impl Worker {
             }
             Step::Instead(bytes) => self.forward(session, pooled, &bytes),
             Step::Kill { id, query } => {
-                let front = pooled.front.as_ref();
-                let what = self.kill(front.and_then(Front::user), id, query);
-                let answer = front.map(|front| front.killed(id, what));
+                let user = pooled.front.as_ref().and_then(Front::user);
+                let what = self.kill(user, id, query);
+                let answer = pooled.front.as_mut().map(|front| front.killed(id, what));
                 self.say(index, session, &answer.unwrap_or_default())
             }
         };

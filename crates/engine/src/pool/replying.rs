@@ -268,7 +268,12 @@ impl Worker {
         };
         let (bytes, is_over) = front.not_attached(number, state, text);
         if is_over {
-            return self.last_words(session, &bytes, Cause::LoginDenied);
+            let cause = match number {
+                errno::TOO_MANY_CONNECTIONS => Cause::QueueTimeout,
+                errno::NO_SERVER => Cause::NoServer,
+                _ => Cause::LoginDenied,
+            };
+            return self.last_words(session, &bytes, cause);
         }
         match Front::drop_command(input) {
             Some(length) => match self.say(index, session, &bytes) {

@@ -17,6 +17,9 @@ use crate::refusal::no_server_text;
 use crate::session::{Client, ServiceSlot, Session};
 use crate::worker::Worker;
 
+/// Ids of our sessions have this bit, and servers never count so far: one that a client has learnt from a server (from
+/// CONNECTION_ID() inside an expression) is nobody's here, and kills no stranger.
+const OURS: u32 = 1 << 31;
 /// How long a client that came before any server was known waits before it looks again.
 const LOOK_AGAIN_MS: u64 = 20;
 
@@ -64,12 +67,7 @@ impl Worker {
             local_infile: service.pool.is_some_and(|pool| pool.local_infile),
         };
         let version = service.server_version.as_deref();
-        let id = self
-            .shared
-            .pool
-            .next_id
-            .fetch_add(1, Relaxed)
-            .wrapping_add(1);
+        let id = self.shared.pool.next_id.fetch_add(1, Relaxed) | OURS;
         let Some((front, greeting)) = Front::new(id, nonce(), &known, channel, version) else {
             self.pool.tick_at = Some(self.now);
             let served = service.balance.iter().any(|m| m.eligible && m.weight() > 0);
@@ -78,7 +76,7 @@ impl Worker {
                 return Next::Wait;
             }
             let text = if served {
-                "no server has greeted yet, so its version is not known. On the proxy: portside show servers"
+                "no server could be logged in to yet, so its version is not known. On the proxy: portside show events"
                     .to_owned()
             } else {
                 no_server_text(&service, self.now)
@@ -136,11 +134,11 @@ impl Worker {
         Next::Wait
     }
 
-    pub(super) fn login_failed(&self, session: &Session) {
+    pub(super) fn login_failed(&self, session: &Session, name: &[u8]) {
         if let Some(ip) = session.client.ip() {
             let shared = &self.shared.pool;
             let mut failed = shared.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.failed(ip, self.now);
+            failed.failed(ip, name, self.now);
             shared.has_failed.store(true, Relaxed);
         }
     }
@@ -192,11 +190,11 @@ impl Worker {
         let ip = session.client.ip();
         let shared = &self.shared.pool;
         let users = &session.service.users;
-        let is_limited = || {
+        let is_limited = |name: &[u8]| {
             shared.has_failed.load(Relaxed)
                 && ip.is_some_and(|ip| {
                     let failed = shared.failed.lock().unwrap_or_else(PoisonError::into_inner);
-                    failed.is_limited(ip, self.now)
+                    failed.is_limited(ip, name, self.now)
                 })
         };
         let turn_at = pooled.turn_at;

@@ -56,16 +56,17 @@ impl Conn {
             Some(_) if !self.is_mariadb => number.to_string(),
             other => name(other)?,
         };
-        // A login with this flag sets the mode, and a reset takes it away.
+        // A reset brings the global mode, which may have become one in which texts cannot be read, and takes away the
+        // one that a login with IGNORE_SPACE sets.
+        let mode = mode.as_deref().unwrap_or_default();
+        let is_word = |b: u8| b.is_ascii_uppercase() || matches!(b, b'_' | b',');
+        if !mode.bytes().all(is_word) {
+            return None;
+        }
         let has_mode = self.class.has(capability::IGNORE_SPACE);
-        let mode_again = if has_mode {
-            ", @@sql_mode=CONCAT(@@sql_mode, ',IGNORE_SPACE')"
-        } else {
-            ""
-        };
         self.restore = format!(
             "SET @@character_set_client={}, @@character_set_results={}, \
-             @@collation_connection={}, @@wait_timeout={wait}{mode_again}",
+             @@collation_connection={}, @@wait_timeout={wait}, @@sql_mode='{mode}'",
             name(client)?,
             texts,
             name(collation)?
@@ -74,11 +75,12 @@ impl Conn {
         .into();
         let deprecated = |name: &String| name.starts_with("utf8mb3");
         let mut names = [client, results, collation].into_iter().flatten();
-        self.restore_warns = !self.is_mariadb && (has_mode || names.any(deprecated));
+        // MySQL warns of some modes, and of others without a strict one.
+        let odd_mode = mode.contains("PAD_CHAR") || (!mode.is_empty() && !mode.contains("STRICT_"));
+        self.restore_warns = !self.is_mariadb && (has_mode || odd_mode || names.any(deprecated));
         let is_global = global == [client.clone(), collation.clone(), results.clone()];
         self.keeps_charset = (self.is_mariadb || is_global) && !has_mode;
-        self.is_readable = is_readable(client.as_ref()?.as_bytes())
-            && is_readable(mode.as_deref().unwrap_or_default().as_bytes());
+        self.is_readable = is_readable(client.as_ref()?.as_bytes()) && is_readable(mode.as_bytes());
         Some(())
     }
 }

@@ -86,7 +86,8 @@ impl Conn {
         let error = match reply {
             Ok(outcome) => {
                 let id = outcome.statement.unwrap_or(0);
-                self.diagnostics = outcome.warnings > 0;
+                // MariaDB keeps those of earlier statements when this one has no table.
+                self.diagnostics = outcome.warnings > 0 || (self.is_mariadb && self.diagnostics);
                 if outcome.definitions == statement.key.definitions() {
                     return if statement.is_wanted {
                         self.statements.add(&statement.key, id);

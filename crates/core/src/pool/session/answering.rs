@@ -112,7 +112,7 @@ impl Session {
         let Some(conn) = conn else {
             return Some(Step::Attach);
         };
-        if !conn.keeps_charset() || self.pins.outlive_a_reset() {
+        if !conn.keeps_charset() || self.pins.outlive_a_reset() || self.has_wide_schema() {
             return None;
         }
         self.commands += 1;
@@ -132,12 +132,18 @@ impl Session {
     }
 
     /// The answer to [`Step::Kill`].
-    pub fn killed(&self, id: u64, what: Killed) -> Vec<u8> {
+    pub fn killed(&mut self, id: u64, what: Killed) -> Vec<u8> {
+        self.answered_here();
+        if what != Killed::Yes {
+            // SHOW WARNINGS would have the server's last statement, not this error.
+            self.pins.remove(Pin::Warnings);
+            self.has_forgotten = true;
+        }
         let (number, text) = match what {
             Killed::Yes => return offer::ok(1, self.status),
             Killed::Unknown => (
                 errno::NO_SUCH_THREAD,
-                format!("portside: unknown thread id: {id} (ids are those that Portside gave)"),
+                format!("portside: unknown thread id: {id} (it takes what SELECT CONNECTION_ID() says here, not the ids of portside show sessions)"),
             ),
             Killed::NotOwner => (
                 errno::NOT_OWNER,

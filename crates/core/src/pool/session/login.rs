@@ -38,6 +38,9 @@ pub(super) struct Pending {
     pub(super) sequence: u8,
 }
 
+const TOO_MANY_FAILED: &str =
+    "portside: too many failed logins with this name from this address; one more is looked at each second";
+
 /// What is thought of an answer.
 enum Proof {
     Right,
@@ -111,7 +114,7 @@ impl Session {
         let plugin = match (announced, user.secret.plugin()) {
             (Some(Plugin::Clear), _) => Plugin::Clear,
             (_, Some(own)) => own,
-            (announced, None) => announced.unwrap_or(Plugin::Native),
+            (announced, None) => announced.unwrap_or(self.plugin),
         };
         let default = user.schema.as_ref().map(String::as_bytes);
         self.pending = Some(Box::new(Pending {
@@ -137,12 +140,8 @@ impl Session {
         if !has_plugins {
             let text = "portside: this client knows no other method than mysql_native_password, and the account has \
                         another; a newer client does";
-            return Step::Denied(err(
-                sequence,
-                errno::NOT_SUPPORTED_AUTH_MODE,
-                *b"08004",
-                text,
-            ));
+            let bytes = err(sequence, errno::NOT_SUPPORTED_AUTH_MODE, *b"08004", text);
+            return Step::Denied(bytes, self.login_name().into());
         }
         self.nonce = (context.nonce)();
         self.phase = Phase::Switch(plugin);
@@ -170,9 +169,8 @@ impl Session {
         let Some(pending) = self.pending.as_ref() else {
             return self.malformed("an answer that was not asked for", 1);
         };
-        if (context.is_limited)() {
-            let text = "portside: too many failed logins from this address; wait a minute";
-            return self.deny(text);
+        if (context.is_limited)(&pending.name) {
+            return self.deny(TOO_MANY_FAILED);
         }
         let user = &pending.user;
         let proof = match plugin {
@@ -211,9 +209,8 @@ impl Session {
     ) -> Step {
         self.follow_sequence(sequence);
         let next = sequence.wrapping_add(1);
-        if (context.is_limited)() {
-            let text = "portside: too many failed logins from this address; wait a minute";
-            return self.deny(text);
+        if (context.is_limited)(self.login_name()) {
+            return self.deny(TOO_MANY_FAILED);
         }
         let proof = match (self.channel.is_secure, payload) {
             (true, [password @ .., 0]) => self.is_password(password, context),
@@ -300,14 +297,15 @@ impl Session {
     fn deny(&mut self, text: &str) -> Step {
         let sequence = self.pending.as_ref().map_or(1, |p| p.sequence);
         let bytes = err(sequence, errno::ACCESS_DENIED, *b"28000", text);
+        let name = self.login_name().into();
         if self.user.is_none() || !self.is_mariadb {
-            return Step::Denied(bytes);
+            return Step::Denied(bytes, name);
         }
         self.pending = None;
         self.phase = Phase::Command;
         self.failed_changes += 1;
         self.forget();
-        Step::Refused(bytes)
+        Step::Refused(bytes, name)
     }
 
     /// The line of those that wait for a slow hash is full: what the client is told. The session is over.
@@ -319,6 +317,15 @@ impl Session {
 
     fn salt(&self) -> &[u8; 20] {
         self.nonce.first_chunk().unwrap_or(&[0; 20])
+    }
+
+    /// The name that it logs in with, or has logged in with; empty before.
+    pub fn login_name(&self) -> &[u8] {
+        match (&self.pending, &self.user) {
+            (Some(pending), _) => &pending.name,
+            (None, Some(user)) => user.name.as_bytes(),
+            (None, None) => &[],
+        }
     }
 
     /// Whether the engine is to decide about the user's limit now.

@@ -71,7 +71,7 @@ fn a_session_without_state_or_that_leaves_notices_nothing() {
 
 #[test]
 fn kill_is_answered_as_a_server_would() {
-    let session = logged_in();
+    let mut session = logged_in();
     assert_eq!(session.killed(9, Killed::Yes), ok(1, status::AUTOCOMMIT));
     for (what, number) in [(Killed::Unknown, 1094_u16), (Killed::NotOwner, 1095)] {
         let said = session.killed(9, what);

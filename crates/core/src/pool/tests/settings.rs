@@ -38,7 +38,7 @@ fn a_setting_that_failed_pins_since_half_of_it_may_hold() {
     let error = err(1, 1193, *b"HY000", "Unknown system variable");
     let outcome = conn.relay(&mut &error[..]).unwrap().unwrap();
     session.replied(&outcome, &mut conn, 1);
-    assert_eq!(session.pin(), Some(Pin::Warnings));
+    assert_eq!(session.pin(), Some(Pin::Setting));
     session.let_go();
     // Only the wait for SHOW WARNINGS may be given up, and it is not the only reason.
     let (mut session, mut conn) = (logged_in(), ready(&LOOK));
