@@ -143,8 +143,7 @@ def test_query_attributes_of_the_mysql_cli(
         )
         # They are those of the next statement alone.
         assert done.stdout.splitlines() == ["KILL 1\tv2", "NULL\tNULL"]
-        wait_until(portside.lines)
-        assert [line["pinned"] for line in portside.lines()] == [""]
+        assert [line["pinned"] for line in wait_until(portside.lines)] == [""]
         one = client(through(portside), flags.QUERY_ATTRIBUTES)
         for malformed in (b"SELECT 1", b"\x01\x01\x00\x01\xfe\x00\x01n\x50SELECT 1"):
             [error] = one.ask(b"\x03" + malformed)
@@ -196,7 +195,7 @@ def test_bulk_execution_of_the_mariadb_client(trio: Trio, run_portside: Run, fol
         said.append((done.returncode, done.stdout, done.stderr))
     assert said[0] == said[1] == (0, "bulk 3\nbulk 3\ndirect 1\nrows 7 16 26\n", "")
     # A client that is not offered bulk execution sends each row by itself.
-    assert portside.lines()[0]["commands"] <= 9
+    assert wait_until(portside.lines)[0]["commands"] <= 9
 
 
 # Command, the error numbers that are right through a pool; none: the direct answer.

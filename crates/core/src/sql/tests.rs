@@ -277,6 +277,12 @@ fn what_a_failure_or_a_warning_may_leave() {
     let halfway = |text: &str| classify(text.as_bytes(), true).may_fail_halfway;
     assert!(halfway("INSERT INTO t (a) VALUES (1), (2)"));
     assert!(halfway("INSERT INTO t SELECT a FROM u"));
+    assert!(halfway("INSERT INTO t (a) VALUES (1), (2); SELECT 1"));
+    assert!(halfway(
+        "CREATE TABLE t (id INT) SELECT 1 UNION ALL SELECT 1"
+    ));
+    assert!(halfway("CREATE TABLE t TABLE u"));
+    assert!(!halfway("CREATE TABLE t (id INT)"));
     assert!(!halfway("INSERT INTO t (a, b) VALUES (1, CONCAT(2, 3))"));
     assert!(!halfway("SELECT a, b FROM t"));
     let has_table = |text: &str| classify(text.as_bytes(), true).has_table;
@@ -301,6 +307,19 @@ fn what_a_failure_or_a_warning_may_leave() {
 
 #[test]
 fn a_name_may_be_a_stored_function_with_one_family_only() {
+    for (text, is_mariadb, is_stored) in [
+        ("SELECT MD5('a')", false, true),
+        ("SELECT MD5('a')", true, false),
+        ("SELECT POINT()", true, true),
+        ("SELECT RANK ()", true, true),
+        ("SELECT MEDIAN(a)", false, true),
+    ] {
+        let pins = classify(text.as_bytes(), is_mariadb).pins;
+        assert_eq!(pins.has(Pin::Function), is_stored, "{text}");
+    }
+    assert!(classify(b"ANALYZE INSERT INTO t VALUES (1)", true)
+        .pins
+        .has(Pin::InsertId));
     assert!(classify(b"SELECT NVL(a, 1) FROM t", true).pins.is_empty());
     assert_eq!(
         classify(b"SELECT NVL(a, 1) FROM t", false).pins,

@@ -79,3 +79,25 @@ fn kill_is_answered_as_a_server_would() {
         assert!(String::from_utf8_lossy(&said).contains("thread"));
     }
 }
+
+#[test]
+fn mysql_keeps_diagnostics_over_commands_that_run_no_statement() {
+    let (mut session, mut conn) = (logged_in(), ready(&LOOK));
+    let failed = command(com::QUERY, b"SELECT * FROM nix");
+    step(&mut session, &failed, Some(&mut conn));
+    let error = err(1, 1146, *b"42S02", "no such table");
+    let outcome = conn.relay(&mut &error[..]).unwrap().unwrap();
+    session.replied(&outcome, &mut conn, 1);
+    // The text of a status, which takes nothing away: a stranger must not read the error.
+    step(
+        &mut session,
+        &command(com::STATISTICS, &[]),
+        Some(&mut conn),
+    );
+    let outcome = conn
+        .relay(&mut &b"\x06\x00\x00\x01Uptime"[..])
+        .unwrap()
+        .unwrap();
+    session.replied(&outcome, &mut conn, 1);
+    assert_eq!(session.pin(), Some(Pin::Warnings));
+}

@@ -103,3 +103,32 @@ fn a_set_that_was_right_before_and_fails_now_ends_the_session() {
         "{text}"
     );
 }
+
+#[test]
+fn a_schema_that_is_not_ascii_stays_where_it_was_chosen() {
+    let (mut session, mut conn) = (logged_in(), ready(&LOOK));
+    query(&mut session, &mut conn, "USE `d\u{e4}`", 2);
+    assert!(!session.is_pinned());
+    query(&mut session, &mut conn, "SET NAMES latin1", 2);
+    assert_eq!(session.pin(), Some(Pin::Setting));
+}
+
+#[test]
+fn a_use_does_not_need_the_schema_before_it() {
+    let (mut session, mut first, mut other) = (logged_in(), ready(&LOOK), ready(&LOOK));
+    query(&mut session, &mut first, "USE gone", 2);
+    let text = command(com::QUERY, b"USE shop");
+    assert_eq!(step(&mut session, &text, None).1, Step::Attach);
+    assert_eq!(other.prepare(&session.want()), []);
+    // It fails: this connection is not where the session is.
+    assert_eq!(step(&mut session, &text, Some(&mut other)).1, Step::Forward);
+    let error = err(1, 1049, *b"42000", "Unknown database");
+    let outcome = other.relay(&mut &error[..]).unwrap().unwrap();
+    session.replied(&outcome, &mut other, 2);
+    assert!(!session.is_pinned());
+    step(&mut session, &command(com::QUERY, b"SELECT 1"), None);
+    assert_eq!(
+        other.prepare(&session.want()),
+        command(com::INIT_DB, b"gone")
+    );
+}
