@@ -286,17 +286,17 @@ impl Session {
     pub fn want(&self) -> Want<'_> {
         let asks = self.verdict.as_ref().map(|v| v.asks).unwrap_or_default();
         let pending = self.pending.as_ref();
+        // Statements that come along are prepared under what was in force before the command.
+        let is_bare = self.statements.open.is_empty();
+        let verdict = self.verdict.as_ref().filter(|_| is_bare);
         Want {
             schema: match pending {
                 Some(pending) => pending.schema.as_deref(),
                 None => self.schema.as_deref(),
             },
             settings: Some(&self.settings),
-            set: self.set.as_deref(),
-            any_schema: self
-                .verdict
-                .as_ref()
-                .is_some_and(|v| matches!(v.kind, Kind::Use(_))),
+            set: self.set.as_deref().filter(|_| is_bare),
+            any_schema: verdict.is_some_and(|v| matches!(v.kind, Kind::Use(_))),
             no_diagnostics: asks.diagnostics && !self.pins.has(Pin::Warnings),
             same: self.last.filter(|_| asks.row_count || asks.found_rows),
             needs: self.statements.needs(),
