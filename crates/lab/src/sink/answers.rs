@@ -10,13 +10,14 @@ pub const RESULT_MAX: usize = (1 << 24) - 64;
 /// How the query begins by which a pool learns a connection's starting state (`core::pool`).
 pub const FIRST_LOOK: &[u8] = b"SELECT @@character_set_client";
 
-/// Answers it: character sets, collation, timeout, SQL mode, their global values, `init_connect`.
-const VARIABLES: [(&str, &[u8]); 9] = [
+/// Answers it: character sets, collation, timeout, SQL mode, autocommit, their global values, `init_connect`.
+const VARIABLES: [(&str, &[u8]); 10] = [
     ("client", b"utf8mb4"),
     ("results", b"utf8mb4"),
     ("collation", b"utf8mb4_general_ci"),
     ("wait_timeout", b"28800"),
     ("sql_mode", b""),
+    ("autocommit", b"1"),
     ("global client", b"utf8mb4"),
     ("global collation", b"utf8mb4_general_ci"),
     ("global results", b"utf8mb4"),
