@@ -130,6 +130,22 @@ Set at run time (kept over reloads, gone with the process):
     )
 
 
+def test_a_pool_shows_its_connections_and_a_breaker_that_no_check_sees():
+    [server] = STATUS["servers"]
+    pool = {"pool_busy": 3, "pool_open": 5, "pool_max": 40}
+    row = {**server, **pool, "state": "up", "check": "L4OK", "reason": ""}
+    other = {**server, "name": "db3", "pool_max": None, "breaker": "closed", "reason": ""}
+    assert (
+        plainly(show.servers([row, other]))
+        == """\
+SERVER  STATE  CHECK  SINCE  SESSIONS    POOL  FAILED  DESTINATIONS
+db2     up     L4OK    1m1s         0  3/5/40       3  10.0.0.12:3306
+db3     down   L4CON   1m1s         0               3  10.0.0.12:3306
+  db2: sessions cannot connect; why: portside show events
+"""
+    )
+
+
 def test_a_terminal_of_80_columns_is_enough(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("NO_COLOR", "1")

@@ -83,6 +83,12 @@ class ServerView:
     left_before_login_total: int
     close_deadlines_total: int
     """Closes that went without the server's FIN, because it had not come by ``close.deadline``."""
+    pool_busy: int
+    """Pool mode: server connections in a session's hands."""
+    pool_open: int
+    """Pool mode: server connections open."""
+    pool_max: int | None
+    """Pool mode: server connections at most; None: no pool uses it."""
     breaker: str
     hosts_blocked: tuple[str, ...]
     """Source addresses that this server refuses (errors 1129 and 1130)."""

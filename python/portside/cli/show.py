@@ -128,7 +128,8 @@ def _cells(*texts: str) -> tuple[table.Cell, ...]:
 
 
 def servers(rows: Sequence[Row]) -> list[table.Part]:
-    """One line per server."""
+    """One line per server. POOL: connections in use, open, at most; only where there are pools."""
+    has_pool = any(row.get("pool_max") for row in rows)  # an older instance has none
     heads = (
         "SERVER",
         "STATE",
@@ -137,6 +138,7 @@ def servers(rows: Sequence[Row]) -> list[table.Part]:
         "ROLE",
         "LAG",
         "SESSIONS",
+        *(("POOL",) if has_pool else ()),
         "FAILED",
         "DESTINATIONS",
     )
@@ -149,13 +151,26 @@ def servers(rows: Sequence[Row]) -> list[table.Part]:
             row["role"],
             "" if row["lag_s"] is None else f"{row['lag_s']:.0f} s",
             _load(row["sessions"], row["max_connections"]),
+            *((_pool(row),) if has_pool else ()),
             f"{row['connect_failures_total']:,}",
             " ".join(row["destinations"]),
         )
         for row in rows
     )
     notes = [f"  {row['name']}: {row['reason']}" for row in rows if row["reason"]]
-    return [table.Table(heads, lines, right=frozenset({3, 5, 6, 7})), *notes]
+    notes += [
+        f"  {row['name']}: sessions cannot connect; why: portside show events"
+        for row in rows
+        if row["breaker"] != "closed" and row["state"] != "down"
+    ]
+    right = {3, 5, 6, 7, 8} if has_pool else {3, 5, 6, 7}
+    return [table.Table(heads, lines, right=frozenset(right)), *notes]
+
+
+def _pool(row: Row) -> str:
+    if not row.get("pool_max"):
+        return ""
+    return f"{row['pool_busy']:,}/{row['pool_open']:,}/{row['pool_max']:,}"
 
 
 def sessions(rows: Sequence[Row]) -> list[table.Part]:

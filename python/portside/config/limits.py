@@ -57,14 +57,14 @@ def promised_sessions(config: Config) -> int:
     return relayed + pools
 
 
-def pooled_connections(config: Config) -> int:
-    """The most server connections that pools have at a time: each server's largest `max`, once."""
+def pool_max(config: Config) -> dict[str, int]:
+    """The most server connections that pools have at a time, by server: the largest `max`."""
     most: dict[str, int] = {}
     for service in config.services:
         for member in service.servers if service.mode == "pool" else ():
             most[member.name] = max(most.get(member.name, 0), service.pool.max)
     caps = {server.name: server.max_connections for server in config.servers}
-    return sum(min(number, caps[name] or number) for name, number in most.items())
+    return {name: min(number, caps[name] or number) for name, number in most.items()}
 
 
 def fd_need(config: Config, limit: int) -> FdNeed:
@@ -75,7 +75,7 @@ def fd_need(config: Config, limit: int) -> FdNeed:
     # The admin socket counts always: a program that embeds a Balancer has one descriptor too many.
     doors = 1 + (config.admin.listen is not None) + (config.metrics.listen is not None)
     fixed = (listeners, workers, destinations, doors)
-    pooled = pooled_connections(config)
+    pooled = sum(pool_max(config).values())
     only_pools = all(service.mode == "pool" for service in config.services)
     fitting = fitting_sessions(limit, *fixed, pooled=pooled, only_pools=only_pools)
     promised = promised_sessions(config)

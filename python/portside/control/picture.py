@@ -14,7 +14,7 @@ from portside.admin.views import (
     ServiceView,
     StatusView,
 )
-from portside.config.limits import fd_need, file_limit
+from portside.config.limits import fd_need, file_limit, pool_max
 from portside.config.model import Server, Service
 from portside.control.state import AdminState, Composition, ServiceStanding
 from portside.health.judge import Status
@@ -39,6 +39,8 @@ _SERVER_ZERO: Stats = {
     "connect_failures_total": 0,
     "left_before_login_total": 0,
     "close_deadlines_total": 0,
+    "pool_busy": 0,
+    "pool_connections": 0,
     "breaker": "closed",
     "hosts_blocked": [],
 }
@@ -156,6 +158,9 @@ def _server(
         connect_failures_total=count["connect_failures_total"],
         left_before_login_total=count["left_before_login_total"],
         close_deadlines_total=count["close_deadlines_total"],
+        pool_busy=count["pool_busy"],
+        pool_open=count["pool_connections"],
+        pool_max=pool_max(world.config).get(server.name),
         breaker=count["breaker"],
         hosts_blocked=tuple(sorted(blocked)),
         services=tuple(
