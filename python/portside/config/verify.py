@@ -375,6 +375,21 @@ def _local_files(config: Config) -> Iterator[Finding]:
             yield Finding(path, message, hint=hint)
 
 
+def _pools(config: Config) -> Iterator[Finding]:
+    for index, service in enumerate(config.services):
+        if service.mode != "pool":
+            continue
+        pool, path = service.pool, ("service", index, "pool")
+        if pool.min_idle > pool.max:
+            message = f"no more than max, {pool.max}, are ever open"
+            yield Finding((*path, "min_idle"), message, str(pool.min_idle))
+        for server in config.servers:
+            cap = server.max_connections
+            if cap and cap < pool.max and server.name in {m.name for m in service.servers}:
+                message = f"server {server.name} takes {cap} at most (max_connections)"
+                yield Finding((*path, "max"), message, str(pool.max), hint=f"lower max to {cap}")
+
+
 def _unused(config: Config) -> Iterator[Finding]:
     for index, service in enumerate(config.services):
         if service.server_version is not None and service.mode != "pool":
@@ -497,6 +512,7 @@ _DOUBTS: Final = (
     _mixed_families,
     _same_instance,
     _local_files,
+    _pools,
     _unused,
     _own_ports,
     _absent_sources,
