@@ -72,7 +72,7 @@ fn value(token: Token<'_>) -> Option<&[u8]> {
 /// Whether a character set or sql_mode leaves SQL text readable here. Not: character sets whose later bytes can
 /// be ASCII, and modes that change how quotes and backslashes are read.
 pub fn is_readable(value: &[u8]) -> bool {
-    const UNREADABLE: [&str; 14] = [
+    const UNREADABLE: [&str; 15] = [
         "big5",
         "cp932",
         "gb18030",
@@ -81,6 +81,8 @@ pub fn is_readable(value: &[u8]) -> bool {
         "ansi",
         "backslash",
         "db2",
+        // The global value, which may be any of these.
+        "default",
         "maxdb",
         "mssql",
         "oracle",

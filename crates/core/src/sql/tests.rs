@@ -200,6 +200,13 @@ fn settings_that_can_be_replayed() {
     ] {
         assert_eq!(classify(text.as_bytes(), true).kind, Kind::Set, "{text}");
     }
+    // The global value may be one in which texts cannot be read.
+    for text in ["SET NAMES DEFAULT", "SET sql_mode = DEFAULT"] {
+        assert!(
+            classify(text.as_bytes(), true).pins.has(Pin::Unreadable),
+            "{text}"
+        );
+    }
 }
 
 #[test]
