@@ -90,7 +90,8 @@ def one_session(one: Instance) -> None:
 
 def test_every_code_of_the_engine_is_documented_and_explained():
     codes = engine_codes()
-    assert set(codes) == {"cause", "phase", "server close", "client close", "pin"}
+    kinds = {"cause", "phase", "server close", "client close", "pin", "TLS failure"}
+    assert set(codes) == kinds
     for kind, words in codes.items():
         assert documented_words(kind) == words, kind
     known = explain.codes(_core.explain_codes())
