@@ -17,9 +17,10 @@ use crate::refusal::no_server_text;
 use crate::session::{Client, ServiceSlot, Session};
 use crate::worker::Worker;
 
-/// Ids of our sessions have this bit, and servers never count so far: one that a client has learnt from a server (from
-/// CONNECTION_ID() inside an expression) is nobody's here, and kills no stranger.
-const OURS: u32 = 1 << 31;
+/// Ids of our sessions begin here, and servers hardly count so far: one that a client has learnt from a server (from
+/// CONNECTION_ID() inside an expression) is nobody's here, and kills no stranger. Below 2^31: MariaDB's library for
+/// Java takes them for signed.
+const OURS: u32 = 1 << 30;
 /// How long a client that came before any server was known waits before it looks again.
 const LOOK_AGAIN_MS: u64 = 20;
 
@@ -67,7 +68,7 @@ impl Worker {
             local_infile: service.pool.is_some_and(|pool| pool.local_infile),
         };
         let version = service.server_version.as_deref();
-        let id = self.shared.pool.next_id.fetch_add(1, Relaxed) | OURS;
+        let id = self.shared.pool.next_id.fetch_add(1, Relaxed) % OURS + OURS;
         let Some((front, greeting)) = Front::new(id, nonce(), &known, channel, version) else {
             self.pool.tick_at = Some(self.now);
             let served = service.balance.iter().any(|m| m.eligible && m.weight() > 0);
