@@ -10,7 +10,7 @@ use std::ops::Range;
 use crate::wire::Reader;
 
 /// A `COM_STMT_EXECUTE` gives the count of its parameters (with `QUERY_ATTRIBUTES`).
-const COUNT_AVAILABLE: u8 = 8;
+pub(crate) const COUNT_AVAILABLE: u8 = 8;
 
 /// Attributes at most; the server's own limit.
 const COUNT_MAX: u64 = 65_535;
@@ -34,9 +34,7 @@ pub fn query_text(argument: &[u8]) -> Option<&[u8]> {
 
 /// Where things stand in a `COM_STMT_EXECUTE`, behind its command byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Execute {
-    /// The statement's id.
-    pub statement: u32,
+pub(crate) struct Places {
     /// Cursor type, and more.
     pub flags: u8,
     /// Values that follow, attributes included.
@@ -45,36 +43,33 @@ pub struct Execute {
     pub bind: Option<usize>,
     /// The types (with the attributes' names), where the flag says that they are there.
     pub types: Option<Range<usize>>,
-    /// Offset of the values.
-    pub values: usize,
 }
 
 /// Reads an execution. `parameters`: of the statement; `attributes`: the connection has `QUERY_ATTRIBUTES`. None:
 /// malformed. O(parameters).
-pub fn execute(argument: &[u8], parameters: u16, attributes: bool) -> Option<Execute> {
+pub(crate) fn execute(argument: &[u8], parameters: u16, attributes: bool) -> Option<Places> {
     let mut reader = Reader(argument);
-    let (statement, flags) = (reader.u32()?, reader.u8()?);
+    let _statement = reader.u32()?;
+    let flags = reader.u8()?;
     let _iterations = reader.u32()?;
     let at = |reader: &Reader<'_>| argument.len() - reader.0.len();
-    let mut found = Execute {
-        statement,
-        flags,
-        count: usize::from(parameters),
-        bind: None,
-        types: None,
-        values: 0,
-    };
+    let mut count = usize::from(parameters);
     if attributes && (parameters > 0 || flags & COUNT_AVAILABLE != 0) {
-        found.count = reader.lenenc().filter(|count| *count <= COUNT_MAX)? as usize;
+        count = reader.lenenc().filter(|count| *count <= COUNT_MAX)? as usize;
     }
-    if found.count > 0 {
-        let bind = at(&reader) + found.count.div_ceil(8);
-        let (_, types) = definitions(&mut reader, found.count, attributes)?;
-        found.bind = Some(bind);
-        found.types = types.map(|_| bind + 1..at(&reader));
+    let (mut bind, mut types) = (None, None);
+    if count > 0 {
+        let flag = at(&reader) + count.div_ceil(8);
+        let (_, given) = definitions(&mut reader, count, attributes)?;
+        bind = Some(flag);
+        types = given.map(|_| flag + 1..at(&reader));
     }
-    found.values = at(&reader);
-    Some(found)
+    Some(Places {
+        flags,
+        count,
+        bind,
+        types,
+    })
 }
 
 /// NULL bits and, where they are given, the types: taken from the front.
@@ -167,28 +162,19 @@ mod tests {
     fn an_execution_says_where_its_types_are() {
         // Statement 7, no cursor, one iteration, one parameter with its type.
         let plain = b"\x07\x00\x00\x00\x00\x01\x00\x00\x00\x00\x01\x08\x00vvvvvvvv";
-        let found = execute(plain, 1, false).unwrap();
-        assert_eq!((found.statement, found.count), (7, 1));
-        assert_eq!((found.bind, found.types), (Some(10), Some(11..13)));
-        assert_eq!(&plain[found.values..], b"vvvvvvvv");
         let again = b"\x07\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00vvvvvvvv";
-        let found = execute(again, 1, false).unwrap();
-        assert_eq!(
-            (found.bind, found.types, found.values),
-            (Some(10), None, 11)
-        );
         // With attributes: the count, and names.
         let named = b"\x07\x00\x00\x00\x08\x01\x00\x00\x00\x02\x00\x01\x08\x00\x00\xfe\x00\x01nvvvvvvvv\x01x";
-        let found = execute(named, 1, true).unwrap();
-        assert_eq!(
-            (found.count, found.bind, found.types),
-            (2, Some(11), Some(12..19))
-        );
-        assert_eq!(&named[found.values..], b"vvvvvvvv\x01x");
         let none = b"\x07\x00\x00\x00\x00\x01\x00\x00\x00";
-        for attributes in [false, true] {
-            let found = execute(none, 0, attributes).unwrap();
-            assert_eq!((found.count, found.bind, found.values), (0, None, 9));
+        for (argument, parameters, attributes, places) in [
+            (&plain[..], 1, false, (1, Some(10), Some(11..13))),
+            (again, 1, false, (1, Some(10), None)),
+            (named, 1, true, (2, Some(11), Some(12..19))),
+            (none, 0, false, (0, None, None)),
+            (none, 0, true, (0, None, None)),
+        ] {
+            let found = execute(argument, parameters, attributes).unwrap();
+            assert_eq!((found.count, found.bind, found.types), places);
         }
         assert_eq!(execute(none, 1, false), None);
     }
@@ -200,8 +186,8 @@ mod tests {
                 prop_assert!(bytes.ends_with(text));
             }
             for attributes in [false, true] {
-                if let Some(found) = execute(&bytes, n, attributes) {
-                    prop_assert!(found.values <= bytes.len());
+                if let Some(types) = execute(&bytes, n, attributes).and_then(|found| found.types) {
+                    prop_assert!(types.end <= bytes.len());
                 }
             }
         }

@@ -6,7 +6,7 @@
 //! (`parse_packet`), MariaDB `sql/sql_prepare.cc`.
 
 use crate::command::{com, marker, HEADER_LEN, MAX_PAYLOAD};
-use crate::parameters;
+use crate::parameters::{self, COUNT_AVAILABLE};
 use crate::reply::{Outcome, Reply, Shape};
 use crate::single::{Malformed, ServerError};
 use crate::wire::{header, Reader};
@@ -14,8 +14,6 @@ use crate::wire::{header, Reader};
 /// MariaDB: the statement prepared last on the connection.
 pub const LAST_PREPARED: u32 = u32::MAX;
 
-/// EXECUTE's flag (MySQL): a number of parameters follows, attributes of the query among them.
-const PARAMETER_COUNT_AVAILABLE: u8 = 8;
 /// The bulk execution's flag (MariaDB): types follow.
 const SEND_TYPES: u16 = 128;
 
@@ -58,12 +56,12 @@ impl<'a> Execute<'a> {
     /// connection has `QUERY_ATTRIBUTES`. O(parameters), no allocation.
     pub fn read(argument: &'a [u8], parameters: u16, attributes: bool) -> Result<Self, Unread> {
         let flags = *argument.get(4).ok_or(Unread::Short)?;
-        if attributes && parameters > 0 && flags & PARAMETER_COUNT_AVAILABLE == 0 {
+        if attributes && parameters > 0 && flags & COUNT_AVAILABLE == 0 {
             return Err(Unread::Unclear);
         }
         let found = parameters::execute(argument, parameters, attributes).ok_or(Unread::Short)?;
         Ok(Self {
-            has_cursor: flags & !PARAMETER_COUNT_AVAILABLE != 0,
+            has_cursor: found.flags & !COUNT_AVAILABLE != 0,
             has_parameters: found.count > 0,
             types: found.types.and_then(|types| argument.get(types)),
             bind_at: found.bind.unwrap_or(0),
