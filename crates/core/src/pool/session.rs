@@ -191,8 +191,8 @@ impl Session {
     ) -> Option<(Self, Vec<u8>)> {
         // Where both families serve, each server's is the session's in turn, to the session's end.
         let drawn = servers.get(thread_id as usize % servers.len().max(1))?;
-        let (servers, _): (Vec<_>, Vec<_>) =
-            (servers.iter().cloned()).partition(|server| server.is_mariadb == drawn.is_mariadb);
+        let is_same = |server: &&Arc<Server>| server.is_mariadb == drawn.is_mariadb;
+        let servers: Vec<_> = servers.iter().filter(is_same).cloned().collect();
         let speaker = speaker(&servers)?;
         let common = servers
             .iter()
@@ -295,7 +295,9 @@ impl Session {
                 None => self.schema.as_deref(),
             },
             settings: Some(&self.settings),
-            set: self.set.as_deref().filter(|_| is_bare),
+            set: verdict
+                .filter(|v| v.kind == Kind::Set)
+                .and(self.set.as_deref()),
             any_schema: verdict.is_some_and(|v| matches!(v.kind, Kind::Use(_))),
             no_diagnostics: asks.diagnostics && !self.pins.has(Pin::Warnings),
             same: self.last.filter(|_| asks.row_count || asks.found_rows),

@@ -219,7 +219,7 @@ impl Worker {
             return self.arm(index, session, limit);
         }
         front.let_go();
-        self.release_if_free(session, pooled);
+        self.release_if_free(pooled);
     }
 
     /// A connection that is kept between two commands may end there.
@@ -360,7 +360,7 @@ impl Worker {
                 self.say(index, session, &answer.unwrap_or_default())
             }
         };
-        self.release_if_free(session, pooled);
+        self.release_if_free(pooled);
         match next {
             Next::Took(more) => Next::Took(taken + more),
             other => other,
@@ -389,7 +389,7 @@ impl Worker {
             self.shared.pool.sessions().remove(&front.thread_id());
         }
         if pooled.back.is_some() {
-            self.part(session, pooled);
+            self.part(pooled);
         }
         self.end_client_tls(session, cause);
         pooled.user_slot = None;
@@ -400,14 +400,14 @@ impl Worker {
     }
 
     /// Gives the connection back if nothing binds the session to it.
-    pub(super) fn release_if_free(&mut self, session: &mut Session, pooled: &mut Pooled) {
+    pub(super) fn release_if_free(&mut self, pooled: &mut Pooled) {
         let free = pooled
             .front
             .as_ref()
             .is_some_and(|f| !f.is_pinned() && !f.is_running());
         let ready = pooled.back.as_ref().is_some_and(|b| b.conn.is_ready());
         if free && ready {
-            self.release(session, pooled);
+            self.release(pooled);
         }
     }
 

@@ -281,7 +281,7 @@ impl Worker {
     }
 
     /// The command (or transaction) is over: the connection is anybody's.
-    pub(super) fn release(&mut self, _session: &mut Session, pooled: &mut Pooled) {
+    pub(super) fn release(&mut self, pooled: &mut Pooled) {
         let (Some(mut back), Some(front)) = (pooled.back.take(), pooled.front.as_mut()) else {
             return;
         };
@@ -293,13 +293,13 @@ impl Worker {
     }
 
     /// The session ends: what becomes of its connection.
-    pub(super) fn part(&mut self, session: &mut Session, pooled: &mut Pooled) {
+    pub(super) fn part(&mut self, pooled: &mut Pooled) {
         if pooled
             .back
             .as_ref()
             .is_some_and(|back| back.conn.is_ready())
         {
-            return self.release(session, pooled);
+            return self.release(pooled);
         }
         let (Some(mut back), Some(front)) = (pooled.back.take(), pooled.front.as_mut()) else {
             return;
@@ -324,11 +324,11 @@ impl Worker {
     }
 
     /// A step of the preparation failed; the connection itself is good.
-    pub(super) fn give_up_back(&mut self, session: &mut Session, pooled: &mut Pooled) {
+    pub(super) fn give_up_back(&mut self, pooled: &mut Pooled) {
         if pooled.front.as_ref().is_some_and(Front::is_pinned) {
             return;
         }
-        self.release(session, pooled);
+        self.release(pooled);
     }
 }
 

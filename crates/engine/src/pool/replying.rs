@@ -127,7 +127,7 @@ impl Worker {
                 if outcome.error.is_some_and(errno::is_read_only) {
                     self.note_refused_write(session, pooled);
                 }
-                self.release_if_free(session, pooled);
+                self.release_if_free(pooled);
                 Some(Next::Took(0))
             }
             Err(Failure::Broken(text)) => Some(self.back_lost(session, pooled, &text)),
@@ -182,7 +182,7 @@ impl Worker {
             }
             Event::Failed(Failure::Step(error)) => {
                 back.count_reprepares();
-                self.give_up_back(session, pooled);
+                self.give_up_back(pooled);
                 let (number, state) = (error.errno, error.state);
                 Some(self.tell(
                     index,

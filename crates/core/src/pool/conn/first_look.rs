@@ -38,7 +38,9 @@ impl Conn {
 
     /// `number`: the collation's in which texts are sent.
     fn seen(&mut self, row: &[Option<String>], number: u16) -> Option<()> {
-        let [client, results, collation, wait, mode, autocommit, global @ .., init] = row else {
+        let [client, results, collation, wait, mode, autocommit, global_client, global_collation, global_results, init] =
+            row
+        else {
             return None;
         };
         self.is_resettable = init.as_ref().is_none_or(String::is_empty);
@@ -59,7 +61,7 @@ impl Conn {
         // A reset brings the global mode, which may have become one in which texts cannot be read, and takes away the
         // one that a login with IGNORE_SPACE sets.
         let mode = mode.as_deref().unwrap_or_default();
-        let is_word = |b: u8| b.is_ascii_uppercase() || matches!(b, b'_' | b',');
+        let is_word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b',');
         if !mode.bytes().all(is_word) {
             return None;
         }
@@ -78,7 +80,8 @@ impl Conn {
         // MySQL warns of some modes, and of others without a strict one.
         let odd_mode = mode.contains("PAD_CHAR") || (!mode.is_empty() && !mode.contains("STRICT_"));
         self.restore_warns = !self.is_mariadb && (has_mode || odd_mode || names.any(deprecated));
-        let is_global = global == [client.clone(), collation.clone(), results.clone()];
+        let is_global =
+            [global_client, global_collation, global_results] == [client, collation, results];
         self.keeps_charset = (self.is_mariadb || is_global) && !has_mode;
         self.is_readable = is_readable(client.as_ref()?.as_bytes()) && is_readable(mode.as_bytes());
         Some(())

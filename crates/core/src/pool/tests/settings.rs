@@ -132,3 +132,27 @@ fn a_use_does_not_need_the_schema_before_it() {
         command(com::INIT_DB, b"gone")
     );
 }
+
+#[test]
+fn a_look_that_is_not_as_asked_for_is_no_look() {
+    let mode = |mode| {
+        let mut look = LOOK;
+        look[4] = mode;
+        let mut conn = ready(&look);
+        String::from_utf8_lossy(&conn.clean()).into_owned()
+    };
+    // Names of MariaDB's modes have digits, too.
+    assert!(mode("DB2,MYSQL323").contains("@@sql_mode='DB2,MYSQL323'"));
+    let class = Class {
+        capabilities: 0,
+        collation: 45,
+        is_mariadb: None,
+    };
+    for look in [&LOOK[..9], &["utf8mb4"; 10]] {
+        let mut conn = Conn::new(&user(), class, [0; 20], Transport::Plain);
+        conn.feed(&mut &greeting_packet(99, "9.9.9-test", &SALT)[..]);
+        conn.feed(&mut &ok(2, 2)[..]);
+        let event = conn.feed(&mut &row(look)[..]);
+        assert!(matches!(event, Event::Failed(_)), "{event:?}");
+    }
+}
