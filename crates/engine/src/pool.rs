@@ -375,6 +375,8 @@ pub(crate) struct Back {
     reset_was_lost: bool,
     /// A reply was under way at QUIT.
     owes_reply: bool,
+    /// What it is told last, after a login that we have given up.
+    farewell: Vec<u8>,
     drained: u64,
     opened_at: u64,
     used_at: u64,

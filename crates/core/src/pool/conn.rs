@@ -4,19 +4,20 @@
 //! steps the bytes are for this machine ([`Conn::feed`]); while a client's command runs they are the client's,
 //! and [`Conn::relay`] only finds the reply's end.
 
+mod failing;
 mod first_look;
 mod preparing;
 
 use std::collections::VecDeque;
 
 use portside_proto::command::{com, status};
-use portside_proto::err::errno;
 use portside_proto::handshake::offer::{put_command, put_query};
-use portside_proto::handshake::{Announce, ClientLogin, LoginError, Step, Transport};
+use portside_proto::handshake::{Announce, ClientLogin, Step, Transport};
 use portside_proto::reply::{Outcome, Reply, Shape};
 use portside_proto::single::{OneRow, ServerError, Single};
 use portside_proto::statement::{Prepared, Renumber};
 
+use self::failing::failure;
 use self::first_look::FIRST_LOOK;
 use self::preparing::Preparing;
 pub(super) use self::preparing::NEED_REPREPARE;
@@ -52,6 +53,10 @@ pub enum Failure {
     Denied(String),
     /// TLS is a must and the server does not offer it.
     NoTls(String),
+    /// TLS was begun, and the server's certificate is not one to trust.
+    Untrusted(String),
+    /// As `Denied`, by ourselves: write these bytes, and the server will close.
+    Left(Vec<u8>, String),
     /// The server does not offer what the class needs: it has changed since it was last asked, and says now
     /// that it is this. Its replies would not be what the client expects.
     Unfit(Box<Server>),
@@ -280,8 +285,11 @@ impl Conn {
                     }
                     Step::StartTls(request) => Event::StartTls(request),
                     Step::Send(answer) => Event::Send(answer),
-                    Step::Done => Event::Wait,
+                    Step::Done | Step::Leave(..) => Event::Wait,
                 }
+            }
+            Ok(Some(Step::Leave(answer, why))) => {
+                Event::Failed(Failure::Left(answer, why.to_string()))
             }
             Ok(Some(Step::Done)) => {
                 self.phase = Phase::FirstLook(OneRow::default());
@@ -291,6 +299,18 @@ impl Conn {
             }
             Ok(None) => Event::Wait,
             Err(error) => Event::Failed(failure(error, login.is_secure())),
+        }
+    }
+
+    /// TLS has begun, with a server that may not hear our password: the login ends in order.
+    pub fn distrust(&mut self, why: String) -> Event {
+        let Phase::Login(login) = &mut self.phase else {
+            return Event::Wait;
+        };
+        match login.distrust(why) {
+            Ok(Step::Send(answer)) => Event::Send(answer),
+            Ok(_) => Event::Wait,
+            Err(error) => Event::Failed(failure(error, true)),
         }
     }
 
@@ -544,39 +564,4 @@ impl Conn {
 
 fn broken(text: &str) -> Event {
     Event::Failed(Failure::Broken(text.to_owned()))
-}
-
-fn failure(error: LoginError, is_secure: bool) -> Failure {
-    match error {
-        LoginError::Refused { errno, message } => Failure::Refused { errno, message },
-        LoginError::Denied { errno, message } if errno::is_full(errno) => {
-            Failure::Refused { errno, message }
-        }
-        LoginError::Garbage(garbage) => Failure::Broken(garbage.to_string()),
-        LoginError::NoTls => Failure::NoTls(error.to_string()),
-        LoginError::Unexpected(_) => Failure::Broken(error.to_string()),
-        LoginError::Denied { errno, .. } => {
-            Failure::Denied(format!("{error}{}", cure(errno, is_secure)))
-        }
-        LoginError::Key(_)
-        | LoginError::NeedsSecureChannel
-        | LoginError::NeedsTls
-        | LoginError::NeedsPassword(_)
-        | LoginError::UnknownPlugin(_) => Failure::Denied(error.to_string()),
-    }
-}
-
-/// What to do about a server's refusal, where its own text does not say. Source: errmsg-utf8.txt of MariaDB 10.11,
-/// messages_to_clients.txt of MySQL 9.7.
-fn cure(errno: u16, is_secure: bool) -> &'static str {
-    match errno {
-        1045 if is_secure => " (its password there is not that of [[user]], for our address)",
-        1045 => {
-            " (its password there is not that of [[user]], for our address; or it has REQUIRE SSL: [[server]] tls)"
-        }
-        3159 => " ([[server]] tls = { mode = \"required\" })",
-        1820 | 1862 => " (on the server: ALTER USER ... IDENTIFIED BY a new password)",
-        3118 | 4151 => " (on the server: ALTER USER ... ACCOUNT UNLOCK)",
-        _ => "",
-    }
 }

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use portside_core::pool::{Event, Failure, Tls};
 use portside_core::reason::{Cause, TlsFailure};
 
+use super::back::feed;
 use super::{Back, Pooled};
 use crate::plan::Service;
 use crate::session::Session;
 use crate::shared::Peer;
+use crate::tls::{failure, words};
 use crate::worker::{token, Worker};
 
 impl Service {
@@ -101,18 +103,30 @@ impl Worker {
         }
     }
 
-    /// After every read of a login: the outcome of the handshake is counted. Some: it failed; with the words for it.
-    pub(super) fn server_tls_news(&mut self, back: &mut Back) -> Option<String> {
-        match back.socket.tls_news("the server")? {
-            Ok(()) => {
-                self.shared.outcomes.count_tls(Peer::Server, None);
-                None
-            }
-            Err((why, text)) => {
-                self.shared.outcomes.count_tls(Peer::Server, Some(why));
-                Some(format!("TLS: {text}"))
+    /// After every read of a login: the outcome of the handshake is counted, and with a server that is to be trusted
+    /// the login begins. An error: it failed; with the words for it.
+    pub(super) fn server_tls_news(&mut self, back: &mut Back) -> Result<(), String> {
+        let outcomes = &self.shared.outcomes;
+        match back.socket.tls_news("the server") {
+            None => {}
+            Some(Ok(())) => match judge(back) {
+                Ok(()) => {
+                    outcomes.count_tls(Peer::Server, None);
+                    feed(back, &[]);
+                }
+                Err(error) => {
+                    outcomes.count_tls(Peer::Server, Some(failure(&error)));
+                    if let Event::Send(answer) = back.conn.distrust(words(&error, "the server")) {
+                        back.say(&answer);
+                    }
+                }
+            },
+            Some(Err((why, text))) => {
+                outcomes.count_tls(Peer::Server, Some(why));
+                return Err(format!("TLS: {text}"));
             }
         }
+        Ok(())
     }
 
     /// A login was given up before the handshake was over.
@@ -121,6 +135,19 @@ impl Worker {
             self.shared.outcomes.count_tls(Peer::Server, Some(why));
         }
     }
+}
+
+/// Whether the server's certificate is good enough for our password.
+fn judge(back: &Back) -> Result<(), rustls::Error> {
+    let server = back.server();
+    let tls = server.and_then(|server| server.tls.as_ref().map(|tls| (server, tls)));
+    let Some((server, tls)) = tls else {
+        return Err(rustls::Error::General(
+            "TLS that is not configured".to_owned(),
+        ));
+    };
+    let to = server.destinations[back.destination].addr.as_socket();
+    tls.judge(back.socket.tls_chain(), to.map(|addr| addr.ip()))
 }
 
 /// The server has agreed to TLS: the request goes out as it is, everything behind it sealed.

@@ -2,7 +2,8 @@
 
 use portside_proto::command::capability;
 
-use super::{broken, cure, is_readable, Conn, Event, Failure, Phase};
+use super::failing::cure;
+use super::{broken, is_readable, Conn, Event, Failure, Phase};
 
 /// What is asked of a server right after the login: what a reset must restore, what a reset would change, and
 /// whether SQL text can be read here.
