@@ -184,8 +184,8 @@ def test_a_restart_is_no_storm(mariadb_factory: Callable[..., Database], run_por
     server.restart()
     with Counts(server) as counts:
         assert together(CLIENTS, work) == []
-    # The rate, one second's worth at once, and what the sampling may misplace; a busy machine may be
-    # slower than the rate.
+    # The rate, one second's worth at once, and what the sampling may misplace; a busy machine
+    # may be slower than the rate.
     assert rate / 2 <= counts.worst_second() <= 2 * rate + 4
 
 
