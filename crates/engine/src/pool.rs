@@ -11,6 +11,7 @@ mod client;
 mod homing;
 mod kill;
 mod lending;
+mod opening;
 mod parting;
 mod replying;
 mod securing;
@@ -117,6 +118,8 @@ pub struct ServerPool {
     known: ArcSwapOption<Known>,
     /// It was asked once, whatever came of it: nobody waits for its greeting any more.
     was_asked: AtomicBool,
+    /// Why it could not be learnt what it is.
+    why_unknown: ArcSwapOption<String>,
 }
 
 impl ServerPool {

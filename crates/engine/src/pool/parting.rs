@@ -91,6 +91,8 @@ impl Worker {
         let wanted_by = back.wanted_by.take();
         if back.is_scout {
             self.pool.scouts.retain(|name| *name != server.name);
+            let why = Some(Arc::new(text.clone()));
+            server.state.pool.why_unknown.store(why);
             server.state.pool.was_asked.store(true, Relaxed);
         }
         // Another port is worth a try at once, as another address is.

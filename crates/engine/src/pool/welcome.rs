@@ -77,8 +77,7 @@ impl Worker {
                 return Next::Wait;
             }
             let text = if served {
-                "no server could be logged in to yet, so its version is not known. On the proxy: portside show events"
-                    .to_owned()
+                unknown_text(&service)
             } else {
                 no_server_text(&service, self.now)
             };
@@ -226,6 +225,18 @@ impl std::fmt::Display for Address {
             None => f.write_str("localhost"),
         }
     }
+}
+
+fn unknown_text(service: &Service) -> String {
+    let pools = service.members.iter().map(|m| &m.server.state.pool);
+    let whys = pools.filter_map(|pool| pool.why_unknown.load_full());
+    let why = whys
+        .last()
+        .map(|why| format!(": {why}"))
+        .unwrap_or_default();
+    format!(
+        "no server could be logged in to yet, so its version is not known{why}. On the proxy: portside show events"
+    )
 }
 
 /// How long a client waits for the first greetings of its service's servers.
