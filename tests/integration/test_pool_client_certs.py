@@ -14,7 +14,6 @@ from tests.conftest import Trio
 from tests.integration.test_pool import Client
 from tests.integration.test_pool_tls import context, failures, secured
 from tests.support.instance import Instance
-from tests.support.servers import APP_PASSWORD, APP_USER
 from tests.support.tls import Authority, make_certificates
 from tests.support.waiting import wait_until
 

@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pymysql
 import pytest
 
 from tests.integration.test_pool import Client, refused
@@ -117,12 +116,3 @@ def test_an_address_that_is_blocked(database: MariaDB, run_portside: Run) -> Non
         Client(portside)
     assert "1129" in texts[0] and "FLUSH HOSTS" in str(portside.events("host_blocked"))
     assert portside.stats()["servers"][0]["breaker"] == "closed", "the server is up"
-    database.root("FLUSH HOSTS")
-
-    def is_served() -> bool:
-        try:
-            return Client(portside).ask("SELECT 1") == [(1,)]
-        except pymysql.MySQLError:
-            return False
-
-    wait_until(is_served, 15.0, "the cure is not noticed", 0.2)

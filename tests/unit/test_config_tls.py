@@ -182,6 +182,10 @@ def test_what_reaches_the_data_plane(folder: Path) -> None:
         "client_ca": None,
         "client_verify": True,
     }
+    # A certificate that is a must cannot be shown without TLS.
+    for more, required in (("", True), (', client_verify = "optional"', False)):
+        tls = f'tls = {{ {PAIR}, client_ca = "ca.pem"{more} }}'
+        assert snapshot_of(folder, service=tls)["services"][0]["tls"]["required"] is required
     assert made["servers"][0]["tls"]["name"] == "db1.example.org"
     assert snapshot_of(folder)["services"][0]["tls"] is None
     assert snapshot_of(folder)["servers"][0]["tls"] is None
