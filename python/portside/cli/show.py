@@ -174,9 +174,11 @@ def _pool(row: Row) -> str:
 
 
 def sessions(rows: Sequence[Row]) -> list[table.Part]:
-    """One line per session."""
+    """One line per session; in pool mode with its ids as the client and the server see it."""
+    has_pool = any(row.get("connection_id") for row in rows)
     heads = (
         "ID",
+        *(("CONNECTION_ID", "ON SERVER") if has_pool else ()),
         "CLIENT",
         "SERVICE",
         "SERVER",
@@ -193,6 +195,7 @@ def sessions(rows: Sequence[Row]) -> list[table.Part]:
     lines = tuple(
         (
             str(row["id"]),
+            *(_connection_ids(row) if has_pool else ()),
             row["client"],
             row["service"],
             row["server"],
@@ -211,7 +214,13 @@ def sessions(rows: Sequence[Row]) -> list[table.Part]:
     )
     if not lines:
         return ["No sessions."]
-    return [table.Table(heads, lines, right=frozenset({0, 9, 10, 11, 12}))]
+    right = {0, *range(len(heads) - 4, len(heads)), *({1, 2} if has_pool else ())}
+    return [table.Table(heads, lines, right=frozenset(right))]
+
+
+def _connection_ids(row: Row) -> tuple[str, str]:
+    """What a pool's client sees, and what the server's process list has for it now."""
+    return str(row["connection_id"] or ""), str(row["server_connection_id"] or "")
 
 
 def events(rows: Sequence[Row]) -> list[table.Part]:
