@@ -11,6 +11,7 @@ mod client;
 mod homing;
 mod kill;
 mod lending;
+mod opening;
 mod parting;
 mod replying;
 mod securing;

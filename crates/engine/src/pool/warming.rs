@@ -9,7 +9,7 @@ use std::sync::Arc;
 use portside_core::pool::{Class, User};
 use portside_proto::command::capability;
 
-use super::back::{NotNow, Order, Purpose};
+use super::opening::{NotNow, Order, Purpose};
 use super::{Back, Favourite, Place, State};
 use crate::plan::{Server, Service};
 use crate::worker::Worker;
