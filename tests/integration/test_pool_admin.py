@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.conftest import Trio
@@ -60,6 +61,31 @@ def test_drain_and_maint_say_what_is_there(trio: Trio, run_portside: Run) -> Non
     )
     wait_until(lambda: portside.server("db0")["pool_open"] == 0)
     assert other.ask("SELECT 1") == [(1,)]
+
+
+def test_a_full_pool_and_a_pause(trio: Trio, run_portside: Run) -> None:
+    keys = 'timeouts = { queue = "1s" }'
+    portside = run_portside(config(trio.primary, pool="max = 1", service=keys))
+    pinned, other = Client(portside), Client(portside)
+    pinned.ask("SET @a = 1")
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(other.ask, "SELECT 1")
+        (alert,) = wait_until(lambda: portside.admin.get("/v1/status")["alerts"])
+        assert alert == (
+            "server db0: 1 of 1 pooled connections are in use and clients wait: portside show"
+            " sessions, PINNED, says who keeps one"
+        )
+        with refused(1040):
+            waiting.result()
+    assert portside.stats()["services"][0]["commands_refused_total"] == 1
+    assert portside.cli("pause", "s").stdout == (
+        "service s is paused: up to 1000 clients wait with their next command, but for those that"
+        " keep a connection, at most 1 s each.\n"
+    )
+    assert pinned.ask("SELECT @a") == [(1,)]
+    with refused(1040) as texts:
+        other.ask("SELECT 1")
+    assert texts[0].endswith("it is paused")
 
 
 def test_an_account_that_a_server_keeps_out(

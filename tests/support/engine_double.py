@@ -69,6 +69,7 @@ class EngineDouble:
                 "queued": 0,
                 "accepted_total": 7,
                 "refused_total": 1,
+                "commands_refused_total": 0,
                 "logins_failed_total": 0,
                 "to_server_bytes_total": 10,
                 "to_client_bytes_total": 20,

@@ -79,6 +79,12 @@ FAMILIES: dict[str, Family] = {
             "Clients that got an error of Portside's instead of a server.",
         ),
         _f(
+            "service_commands_refused_total",
+            "counter",
+            "service",
+            "Pool mode: commands that got an error of Portside's in place of a server connection.",
+        ),
+        _f(
             "service_logins_failed_total",
             "counter",
             "service",
@@ -90,7 +96,12 @@ FAMILIES: dict[str, Family] = {
             "service direction",
             "Bytes relayed; direction is to_server or to_client.",
         ),
-        _f("member_sessions", "gauge", "service server", "Sessions of the service there now."),
+        _f(
+            "member_sessions",
+            "gauge",
+            "service server",
+            "Sessions of the service there now; pool mode: 0, see the server's pool.",
+        ),
         _f("member_sessions_total", "counter", "service server", "Sessions sent there."),
         _f("member_eligible", "gauge", "service server", "1 when new sessions may go there."),
         _f("member_weight", "gauge", "service server", "Weight in force, overrides included."),
@@ -118,13 +129,18 @@ FAMILIES: dict[str, Family] = {
         ),
         _f("server_pool_connections", "gauge", "server", "Pool mode: connections open there now."),
         _f("server_pool_busy", "gauge", "server", "Pool mode: of these, in a session's hands."),
-        _f("server_pool_max", "gauge", "server", "Pool mode: connections at most."),
+        _f(
+            "server_pool_max",
+            "gauge",
+            "server",
+            "Pool mode: connections at most; absent without a pool.",
+        ),
         _f("server_pool_opened_total", "counter", "server", "Pool mode: connections opened."),
         _f(
             "server_pool_open_rate",
             "gauge",
             "server",
-            "Pool mode: connections opened per second at most.",
+            "Pool mode: connections opened per second at most; absent without a pool.",
         ),
         _f(
             "server_pool_logins_failed_total",
@@ -323,6 +339,7 @@ def _services(stats: dict[str, Any]) -> Iterator[Sample]:
             "queued",
             "accepted_total",
             "refused_total",
+            "commands_refused_total",
             "logins_failed_total",
         ):
             yield f"service_{key}", (name,), service[key]

@@ -95,12 +95,14 @@ def services(rows: Sequence[Row]) -> list[table.Part]:
                 " ".join(row["listen"]),
             )
         )
-        lines += [_member(member) for member in row["members"]]
+        # Between commands a pool's sessions are nowhere: servers have the connections (POOL).
+        is_pool = row["mode"] == "pool"
+        lines += [_member(member, is_pool=is_pool) for member in row["members"]]
     heads = ("SERVICE", "STATE", "SESSIONS", "QUEUE", "TOTAL", "REFUSED", "LISTEN / WHY NOT")
     return [table.Table(heads, tuple(lines), right=frozenset({2, 3, 4, 5}))]
 
 
-def _member(member: Row) -> tuple[table.Cell, ...]:
+def _member(member: Row, *, is_pool: bool) -> tuple[table.Cell, ...]:
     weight = f"w {member['weight']}"
     if member["weight"] != member["file_weight"]:
         weight += f" (file {member['file_weight']})"
@@ -118,7 +120,7 @@ def _member(member: Row) -> tuple[table.Cell, ...]:
     return (
         table.Cell(name),
         state,
-        table.Cell(str(member["sessions"])),
+        table.Cell("" if is_pool else str(member["sessions"])),
         *_cells("", share, "", note),
     )
 

@@ -117,12 +117,19 @@ async def set_pause(instance: Instance, service: str, paused: bool) -> str:
         wait_s = configured.timeouts.queue_s
         most = "for ever" if wait_s is None else f"at most {wait_s:g} s"
         text = (
-            f"service {service} is paused: up to {configured.queue} new clients wait, {most} each."
+            f"service {service} is paused: up to {configured.queue} {_who_waits(configured)},"
+            f" {most} each."
         )
     else:
         text = f"service {service} takes clients."
     instance.tell("admin_pause" if paused else "admin_resume", text, service=service)
     return text
+
+
+def _who_waits(service: Service) -> str:
+    if service.mode == "relay":
+        return "new clients wait"
+    return "clients wait with their next command, but for those that keep a connection"
 
 
 async def switch(instance: Instance, service: str, server: str) -> str:

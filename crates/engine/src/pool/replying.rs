@@ -254,6 +254,8 @@ impl Worker {
         pooled.waits_since = None;
         pooled.is_opening = false;
         session.error = Some(text.into());
+        let refused = &session.service.state.commands_refused;
+        refused.fetch_add(1, Relaxed);
         let Some(front) = pooled.front.as_mut() else {
             return Next::Over(Cause::Internal);
         };
