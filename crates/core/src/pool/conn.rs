@@ -71,7 +71,7 @@ pub enum Event {
     Wait,
     /// Write these bytes, go on.
     Send(Vec<u8>),
-    /// Write these bytes, begin TLS, go on inside.
+    /// Write these bytes and begin TLS; then [`Conn::within_tls`].
     StartTls(Vec<u8>),
     /// Logged in, or prepared: a command may be sent.
     Ready,
@@ -302,12 +302,13 @@ impl Conn {
         }
     }
 
-    /// TLS has begun, with a server that may not hear our password: the login ends in order.
-    pub fn distrust(&mut self, why: String) -> Event {
+    /// The handshake is over: the login follows, or, with a server that may not hear it (the text says why), an
+    /// orderly end.
+    pub fn within_tls(&mut self, verdict: Result<(), String>) -> Event {
         let Phase::Login(login) = &mut self.phase else {
             return Event::Wait;
         };
-        match login.distrust(why) {
+        match login.within_tls(verdict) {
             Ok(Step::Send(answer)) => Event::Send(answer),
             Ok(_) => Event::Wait,
             Err(error) => Event::Failed(failure(error, true)),

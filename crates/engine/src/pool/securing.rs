@@ -7,7 +7,6 @@ use std::sync::Arc;
 use portside_core::pool::{Event, Failure, Tls};
 use portside_core::reason::{Cause, TlsFailure};
 
-use super::back::feed;
 use super::{Back, Pooled};
 use crate::plan::Service;
 use crate::session::Session;
@@ -109,18 +108,15 @@ impl Worker {
         let outcomes = &self.shared.outcomes;
         match back.socket.tls_news("the server") {
             None => {}
-            Some(Ok(())) => match judge(back) {
-                Ok(()) => {
-                    outcomes.count_tls(Peer::Server, None);
-                    feed(back, &[]);
+            Some(Ok(())) => {
+                let verdict = judge(back);
+                let why = verdict.as_ref().err().map(failure);
+                outcomes.count_tls(Peer::Server, why);
+                let verdict = verdict.map_err(|error| words(&error, "the server"));
+                if let Event::Send(login) = back.conn.within_tls(verdict) {
+                    back.say(&login);
                 }
-                Err(error) => {
-                    outcomes.count_tls(Peer::Server, Some(failure(&error)));
-                    if let Event::Send(answer) = back.conn.distrust(words(&error, "the server")) {
-                        back.say(&answer);
-                    }
-                }
-            },
+            }
             Some(Err((why, text))) => {
                 outcomes.count_tls(Peer::Server, Some(why));
                 return Err(format!("TLS: {text}"));

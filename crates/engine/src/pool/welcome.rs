@@ -135,6 +135,7 @@ impl Worker {
     }
 
     pub(super) fn login_failed(&self, session: &Session, name: &[u8]) {
+        session.service.state.logins_failed.fetch_add(1, Relaxed);
         if let Some(ip) = session.client.ip() {
             let shared = &self.shared.pool;
             let mut failed = shared.failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -227,15 +228,15 @@ impl std::fmt::Display for Address {
     }
 }
 
+/// No server has greeted yet, and why not. A stranger reads it: what failed before a greeting names no account.
 fn unknown_text(service: &Service) -> String {
-    let pools = service.members.iter().map(|m| &m.server.state.pool);
-    let whys = pools.filter_map(|pool| pool.why_unknown.load_full());
-    let why = whys
-        .last()
-        .map(|why| format!(": {why}"))
-        .unwrap_or_default();
+    let members = service.members.iter();
+    let mut reasons = members.filter_map(|m| m.server.state.pool.scout_error.load_full());
+    let why = reasons.next();
     format!(
-        "no server could be logged in to yet, so its version is not known{why}. On the proxy: portside show events"
+        "no server could be logged in to yet, so its version is not known{}{}. On the proxy: portside show events",
+        if why.is_some() { ": " } else { "" },
+        why.as_deref().map_or("", String::as_str)
     )
 }
 

@@ -36,8 +36,7 @@ const FULL_AUTH: u8 = 4;
 pub enum Step {
     /// Write these bytes, read on.
     Send(Vec<u8>),
-    /// Write these bytes, begin TLS, and feed again once the server is known to be the right one (else
-    /// [`ClientLogin::distrust`]): the login goes inside.
+    /// Write these bytes and begin TLS; then [`ClientLogin::within_tls`].
     StartTls(Vec<u8>),
     /// Logged in; commands may be sent.
     Done,
@@ -223,7 +222,8 @@ impl ClientLogin {
                         Some(event) => Some(self.greeted(event)?),
                     }
                 }
-                State::Tls => Some(self.log_in(2)?),
+                // Nobody knows yet whom it is with.
+                State::Tls => return Ok(None),
                 State::Refusal(ref mut refusal, ref why) => match refusal.feed(bytes) {
                     refuse_login::Step::Wait => return Ok(None),
                     refuse_login::Step::Send(answer) => Some(Step::Send(answer)),
@@ -284,17 +284,18 @@ impl ClientLogin {
         Ok(Step::Send(bytes))
     }
 
-    /// TLS has begun, with somebody who may not hear the password: in place of the feed behind [`Step::StartTls`].
-    pub fn distrust(&mut self, why: String) -> Result<Step, LoginError> {
-        let why = LoginError::Untrusted(why);
-        if !matches!(self.state, State::Tls) {
-            return Err(why);
+    /// TLS has begun: the login, to a server that may hear it, else the login of nobody with the reason why not.
+    pub fn within_tls(&mut self, verdict: Result<(), String>) -> Result<Step, LoginError> {
+        match (&self.state, verdict) {
+            (State::Tls, Ok(())) => self.log_in(2),
+            (State::Tls, Err(why)) => {
+                let why = LoginError::Untrusted(why);
+                self.state = State::Refusal(Refusal::default(), why);
+                let nobody = self.login_as(refuse_login::USER, &[]);
+                Ok(Step::Send(packet(2, &nobody)))
+            }
+            _ => Err(LoginError::Unexpected("TLS that was not asked for")),
         }
-        self.state = State::Refusal(Refusal::default(), why);
-        Ok(Step::Send(packet(
-            2,
-            &self.login_as(refuse_login::USER, &[]),
-        )))
     }
 
     /// What the server has asked for cannot be said: it gets an answer that is certainly wrong.

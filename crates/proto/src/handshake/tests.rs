@@ -157,7 +157,11 @@ fn tls_begins_where_it_is_wanted_and_offered() {
         };
         assert_eq!((request.len(), request[3]), (36, 1));
         assert!(offer::is_tls_request(&request[4..]));
-        let inside = sent(&mut login, b"");
+        // Not before somebody has said that it is the right server.
+        assert_eq!(login.feed(&mut &packet(2, b"\xff\x15\x04no")[..]), Ok(None));
+        let Ok(Step::Send(inside)) = login.within_tls(Ok(())) else {
+            panic!("no login");
+        };
         assert_eq!((inside[3], &inside[4..36]), (2, &request[4..]));
         assert_eq!(&inside[36..40], b"app\0");
     }
@@ -167,7 +171,7 @@ fn tls_begins_where_it_is_wanted_and_offered() {
     let Ok(Some(Step::StartTls(request))) = login.feed(&mut &greeting_with(true)[..]) else {
         panic!("no TLS");
     };
-    let Ok(Step::Send(nobody)) = login.distrust("it is a stranger".to_owned()) else {
+    let Ok(Step::Send(nobody)) = login.within_tls(Err("it is a stranger".to_owned())) else {
         panic!("no login of nobody");
     };
     assert_eq!((nobody[3], &nobody[4..36]), (2, &request[4..]));
@@ -176,8 +180,8 @@ fn tls_begins_where_it_is_wanted_and_offered() {
     assert_eq!(sent(&mut login, &switch), packet(4, &[]));
     let error = login.feed(&mut &packet(5, b"\xff\x15\x04#28000Access denied")[..]);
     let why = LoginError::Untrusted("it is a stranger".to_owned());
-    assert_eq!(error, Err(why.clone()));
-    assert_eq!(login.distrust("it is a stranger".to_owned()), Err(why));
+    assert_eq!(error, Err(why));
+    assert!(login.within_tls(Ok(())).is_err());
     // The password stays here, and the server may refuse in its own words.
     let mut login = announcing(Transport::Tls);
     let refused = sent(&mut login, &greeting_with(false));
@@ -206,7 +210,7 @@ fn a_password_goes_as_it_is_only_where_nobody_can_read_it() {
     }
     let mut login = announcing(Transport::Tls);
     login.feed(&mut &greeting_with(true)[..]).unwrap();
-    sent(&mut login, b"");
+    login.within_tls(Ok(())).unwrap();
     sent(&mut login, &switch);
     assert_eq!(
         sent(&mut login, &packet(4, &[1, 4])),
