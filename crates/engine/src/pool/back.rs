@@ -219,7 +219,10 @@ impl Worker {
                     self.arm_back(&mut back, limit);
                     return self.put_back_down(back);
                 }
-                Ok(Event::Ready) => return self.settle(back),
+                Ok(Event::Ready) => {
+                    back.was_let_in();
+                    return self.settle(back);
+                }
                 // A step that failed while cleaning: it is not worth finding out what is left of it.
                 Ok(Event::Failed(Failure::Step(_))) => return self.quit_back(back),
                 Ok(Event::Failed(failure)) => return self.login_refused(back, failure),
