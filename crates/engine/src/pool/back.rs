@@ -198,9 +198,8 @@ impl Worker {
             let read = back.socket.read(&mut scratch);
             let trusted = self.server_tls_news(&mut back);
             let event = match (&trusted, &read) {
-                (Err(_), _) => Ok(Event::Wait),
                 (Ok(()), Read::Bytes { count, .. }) => Ok(feed(&mut back, &scratch[..*count])),
-                (Ok(()), Read::Nothing) => Ok(Event::Wait),
+                (Ok(()), Read::Nothing) | (Err(_), _) => Ok(Event::Wait),
                 (Ok(()), Read::Eof) => Err("the server closed the connection while logging in"),
                 (Ok(()), Read::Lost) => Err("the server reset the connection while logging in"),
             };

@@ -214,7 +214,8 @@ impl ClientLogin {
     pub fn feed(&mut self, bytes: &mut &[u8]) -> Result<Option<Step>, LoginError> {
         loop {
             let step = match self.state {
-                State::Done => return Ok(None),
+                // Of TLS nobody knows yet whom it is with.
+                State::Done | State::Tls => return Ok(None),
                 State::Greeting => {
                     let event = self.assembler.next(bytes, GREETING_MAX, first_packet);
                     match event.map_err(|_| Garbage::TooLong)? {
@@ -222,8 +223,6 @@ impl ClientLogin {
                         Some(event) => Some(self.greeted(event)?),
                     }
                 }
-                // Nobody knows yet whom it is with.
-                State::Tls => return Ok(None),
                 State::Refusal(ref mut refusal, ref why) => match refusal.feed(bytes) {
                     refuse_login::Step::Wait => return Ok(None),
                     refuse_login::Step::Send(answer) => Some(Step::Send(answer)),
@@ -307,11 +306,11 @@ impl ClientLogin {
             | LoginError::NeedsPassword(_)
             | LoginError::UnknownPlugin(_) => {
                 // Other lengths are broken packets to MariaDB's ed25519.
-                let length = match self.plugin {
-                    Plugin::Ed25519 => 64,
-                    Plugin::Native | Plugin::Sha2 | Plugin::Clear => 0,
+                let wrong: &[u8] = match self.plugin {
+                    Plugin::Ed25519 => &[0; 64],
+                    Plugin::Native | Plugin::Sha2 | Plugin::Clear => &[],
                 };
-                let answer = packet(sequence.wrapping_add(1), &[0; 64][..length]);
+                let answer = packet(sequence.wrapping_add(1), wrong);
                 Ok(Some(Step::Leave(answer, why)))
             }
             why => Err(why),
