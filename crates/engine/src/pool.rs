@@ -230,6 +230,8 @@ pub struct Pooled {
     gone_at: Option<u64>,
     /// Version and cipher of its client's TLS.
     pub tls: Option<(&'static str, &'static str)>,
+    /// Its server goes, so its command is cut off.
+    server_goes: bool,
     /// The session goes the way of every closed client.
     pub is_over: bool,
 }
