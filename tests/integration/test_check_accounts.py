@@ -132,7 +132,9 @@ def test_mysql9(mysql9_trio: Trio, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_server_without_tls(
     mariadb_factory: Callable[..., MariaDB], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    app = user(APP_USER, password=APP_PASSWORD)
-    code, rows = logins(tmp_path, capsys, mariadb_factory(), app, 'tls = { mode = "required" }')
+    users = user(APP_USER, password=APP_PASSWORD) + user("other", password="other-pw")
+    code, rows = logins(tmp_path, capsys, mariadb_factory(), users, 'tls = { mode = "required" }')
     assert (code, rows[APP_USER]["status"]) == (ExitCode.NO, "L6RSP")
     assert rows[APP_USER]["detail"] == "TLS: the server offers no TLS"
+    # Another failed handshake would tell nothing more, and count towards max_connect_errors.
+    assert rows["other"]["status"] == "NOT_TRIED"

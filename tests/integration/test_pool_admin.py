@@ -40,6 +40,9 @@ def test_from_the_process_list_to_the_client_and_back(trio: Trio, run_portside: 
     free.connection.close()
     wait_until(portside.lines)
     assert portside.lines()[0]["connection_id"] == idle["connection_id"]
+    wrong = portside.cli("kill", str(row["connection_id"]))
+    assert wrong.returncode == 1 and f"portside kill {row['id']}" in wrong.stderr
+    assert portside.cli("kill", str(row["id"])).returncode == 0
 
 
 def test_drain_and_maint_say_what_is_there(trio: Trio, run_portside: Run) -> None:
