@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,7 +91,8 @@ def test_every_source_address_and_the_words_for_people(
     place = f"db0     127.0.0.1:{server.port}"
     assert near.startswith(f"{place}  127.0.0.5  near     L7STS   logged in, but ERR 10")
     assert "'not_there'" in near
-    assert far.startswith(f"{place}  127.0.1.5  near     L7STS   ERR 1130: Host '127.0.1.5' is not")
+    # By whether any account at all may come from there.
+    assert re.match(f"{place}  127.0.1.5  near     L7STS   .*ERR (1130|1045): ", far)
     assert summary == "2 of 2 logins failed"
     file.write_text(config(server, users=user("near", password="near-pw")))
     assert portside(["check", "-c", str(file), "--connect"]) == ExitCode.GOOD
