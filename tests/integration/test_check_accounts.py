@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,7 +91,8 @@ def test_every_source_address_and_the_words_for_people(
     place = f"db0     127.0.0.1:{server.port}"
     assert near.startswith(f"{place}  127.0.0.5  near     L7STS   logged in, but ERR 10")
     assert "'not_there'" in near
-    assert far.startswith(f"{place}  127.0.1.5  near     L7STS   ERR 1130: Host '127.0.1.5' is not")
+    # By whether any account at all may come from there.
+    assert re.match(f"{place}  127.0.1.5  near     L7STS   .*ERR (1130|1045): ", far)
     assert summary == "2 of 2 logins failed"
     file.write_text(config(server, users=user("near", password="near-pw")))
     assert portside(["check", "-c", str(file), "--connect"]) == ExitCode.GOOD
@@ -132,7 +134,9 @@ def test_mysql9(mysql9_trio: Trio, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_server_without_tls(
     mariadb_factory: Callable[..., MariaDB], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    app = user(APP_USER, password=APP_PASSWORD)
-    code, rows = logins(tmp_path, capsys, mariadb_factory(), app, 'tls = { mode = "required" }')
+    users = user(APP_USER, password=APP_PASSWORD) + user("other", password="other-pw")
+    code, rows = logins(tmp_path, capsys, mariadb_factory(), users, 'tls = { mode = "required" }')
     assert (code, rows[APP_USER]["status"]) == (ExitCode.NO, "L6RSP")
     assert rows[APP_USER]["detail"] == "TLS: the server offers no TLS"
+    # Another failed handshake would tell nothing more, and count towards max_connect_errors.
+    assert rows["other"]["status"] == "NOT_TRIED"

@@ -40,6 +40,9 @@ def test_from_the_process_list_to_the_client_and_back(trio: Trio, run_portside: 
     free.connection.close()
     wait_until(portside.lines)
     assert portside.lines()[0]["connection_id"] == idle["connection_id"]
+    wrong = portside.cli("kill", str(row["connection_id"]))
+    assert wrong.returncode == 1 and f"portside kill {row['id']}" in wrong.stderr
+    assert portside.cli("kill", str(row["id"])).returncode == 0
 
 
 def test_drain_and_maint_say_what_is_there(trio: Trio, run_portside: Run) -> None:
@@ -93,15 +96,19 @@ def test_an_account_that_a_server_keeps_out(
 ) -> None:
     server = mariadb_factory()
     portside = run_portside(config(server, pool="max = 2"))
-    Client(portside).ask("SELECT 1")
+    old = Client(portside)
+    old.ask("SET @a = 1")
     account = f"{APP_USER}@'{server.client_hosts}'"
-    server.root(f"ALTER USER {account} IDENTIFIED BY 'changed'; KILL USER {APP_USER}")
+    server.root(f"ALTER USER {account} IDENTIFIED BY 'changed'")
     with refused(1429) as texts:
         Client(portside).ask("SELECT 1")
     assert "ERR 1045" in texts[0]
     (event,) = wait_until(lambda: portside.events("login_refused"))
     text = f"server db0: account {APP_USER}: the server refused the login: ERR 1045: "
     assert event["message"].startswith(text) and event["message"].endswith(" so far)")
+    # A connection from before is cleaned: that is no login.
+    old.connection.close()
+    wait_until(lambda: portside.server("db0")["pool_busy"] == 0)
     (alert,) = portside.admin.get("/v1/status")["alerts"]
     assert alert.startswith(text)
     assert alert.endswith("; portside check --connect tries every account")
@@ -110,7 +117,7 @@ def test_an_account_that_a_server_keeps_out(
     with refused(1045):
         Client(portside, password="wrong")
     assert portside.stats()["services"][0]["logins_failed_total"] == 1
-    server.root(f"ALTER USER {account} IDENTIFIED BY '{APP_PASSWORD}'")
+    server.root(f"ALTER USER {account} IDENTIFIED BY '{APP_PASSWORD}'; KILL USER {APP_USER}")
     assert Client(portside).ask("SELECT 1") == [(1,)]
     assert portside.admin.get("/v1/status")["alerts"] == []
 

@@ -315,3 +315,10 @@ def test_a_pool_without_accounts_is_nothing(imported: Import) -> None:
     with pytest.raises(NothingImported) as caught:
         imported('mysql_servers=({address="a" hostgroup=1})', pool=True)
     assert any("nobody may log in" in row.note for row in caught.value.rows)
+
+
+def test_a_pool_that_does_not_fit_the_file_limit(imported: Import) -> None:
+    server = '{address="a" hostgroup=1 max_connections=30000}'
+    done = imported(f'mysql_servers=({server})\nmysql_users=({{username="u"}})', pool=True)
+    assert "\nmax = " not in done.text and "max_connections = 30000" in done.text
+    assert any(row.note.startswith("[pool] max stays at its default") for row in done.rows)

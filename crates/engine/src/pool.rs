@@ -48,6 +48,9 @@ const POOL_BIT: u64 = 1 << 63;
 /// Events of one kind and server are apart.
 const TELL_MS: u64 = 60_000;
 
+/// What a server refused longer ago is no news: clients who still want it would have met it again.
+const DENIED_MS: u64 = 300_000;
+
 /// Bytes of an account's name that are shown: a stranger may have made it up.
 const NAME_SHOWN: usize = 80;
 
@@ -112,7 +115,7 @@ pub struct ServerPool {
     /// Logins that it refused.
     pub logins_failed: AtomicU64,
     logins_told: Told,
-    /// The last of these, until the same account gets in again.
+    /// The last of these, until the same account gets in.
     denied: ArcSwapOption<Denied>,
     /// Why it could not be asked what it is.
     scout_error: ArcSwapOption<String>,
@@ -138,6 +141,7 @@ struct Denied {
     user: String,
     /// With the server's name; without secrets.
     text: String,
+    at: u64,
 }
 
 /// When an event went out last (ms); so many more of its kind are only counted.
@@ -154,11 +158,9 @@ impl Told {
 
 impl ServerPool {
     /// The account that it refused last, unless that was let in since.
-    pub fn login_error(&self) -> Option<String> {
-        self.denied
-            .load()
-            .as_ref()
-            .map(|denied| denied.text.clone())
+    pub fn login_error(&self, now_ms: u64) -> Option<String> {
+        let denied = self.denied.load_full()?;
+        (now_ms < denied.at + DENIED_MS).then(|| denied.text.clone())
     }
 
     /// Takes one of `rate` connections per second; at most `burst_ms` worth at once, but for one.
@@ -450,8 +452,11 @@ impl Back {
         pool_token(self.index, self.generation)
     }
 
-    /// Its account can log in: what was held against it is over.
+    /// Fresh from its login, and not only cleaned: its account is let in, and what was held against it is over.
     fn was_let_in(&self) {
+        if self.conn.uses() > 0 {
+            return;
+        }
         let pool = self.server().map(|server| &server.state.pool);
         let is_same = |denied: &Arc<Denied>| denied.user == self.user.server_user;
         if let Some(pool) = pool.filter(|pool| pool.denied.load().as_ref().is_some_and(is_same)) {

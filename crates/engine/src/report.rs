@@ -334,7 +334,7 @@ fn server_stats(server: &Server, now_ms: u64) -> ServerStats<'_> {
         pool_opened_total: state.pool.opened.load(Relaxed),
         pool_reprepares_total: state.pool.reprepared.load(Relaxed),
         pool_logins_failed_total: state.pool.logins_failed.load(Relaxed),
-        pool_login_error: state.pool.login_error(),
+        pool_login_error: state.pool.login_error(now_ms),
         read_only_errors_total: state.pool.read_only_errors.load(Relaxed),
         destinations: server
             .destinations

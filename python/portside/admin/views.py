@@ -90,7 +90,7 @@ class ServerView:
     pool_max: int | None
     """Pool mode: server connections at most; None: no pool uses it."""
     pool_login_error: str
-    """Pool mode: the account that it does not let in, and why; "" when it lets all in."""
+    """Pool mode: the account that it did not let in, and why; "" when it let it in since."""
     breaker: str
     hosts_blocked: tuple[str, ...]
     """Source addresses that this server refuses (errors 1129 and 1130)."""

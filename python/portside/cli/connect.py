@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # Quick enough for 256 source addresses, far below max_connect_errors and max_connections.
 _LOGINS_AT_ONCE: Final = 16
+_ANSWERED: Final = {"L7OK", "L7STS", "NOT_TRIED", "NO_CHECK"}
 # A pooled connection may take timeouts.connect and timeouts.login; nobody waits here for so long.
 _ACCOUNT_LIMIT_S: Final = 5.0
 # Somebody at a terminal is told how far it is.
@@ -68,19 +69,20 @@ async def log_in_everywhere(config: Config) -> list[Login]:
     gate = asyncio.Semaphore(_LOGINS_AT_ONCE)
     progress: asyncio.Task[None] | None = None
     try:
-        tasks = [
-            asyncio.ensure_future(_log_in(prober, gate, attempt)) for attempt in attempts(config)
-        ]
+        tasks = [asyncio.ensure_future(_log_in_all(prober, gate, way)) for way in ways(config)]
         progress = asyncio.ensure_future(_tell_progress(tasks))
-        return list(await asyncio.gather(*tasks))
+        return [login for found in await asyncio.gather(*tasks) for login in found]
     finally:
         if progress is not None:
             progress.cancel()
         await prober.close()
 
 
-def attempts(config: Config) -> list[_Attempt]:
-    """Who is to log in where. A server that pools use needs no account of its check."""
+def ways(config: Config) -> list[list[_Attempt]]:
+    """Who is to log in on each way to a server: a source address and a destination.
+
+    A server that pools use needs no account of its check.
+    """
     accounts: dict[str, list[User]] = {server.name: [] for server in config.servers}
     for user in config.users:
         for name in dict.fromkeys(
@@ -88,9 +90,11 @@ def attempts(config: Config) -> list[_Attempt]:
         ):
             accounts[name].append(user)
     return [
-        _Attempt(server, address, source, user)
+        [
+            _Attempt(server, address, source, user)
+            for user in (*_check_account(server, accounts[server.name]), *accounts[server.name])
+        ]
         for server in config.servers
-        for user in (*_check_account(server, accounts[server.name]), *accounts[server.name])
         for address in server.addresses
         for source in _sources_towards(server, address)
     ]
@@ -99,6 +103,24 @@ def attempts(config: Config) -> list[_Attempt]:
 def _check_account(server: Server, users: Sequence[User]) -> tuple[None, ...]:
     has_one = server.check is not None and bool(server.check.user)
     return (None,) if has_one or not users else ()
+
+
+async def _log_in_all(
+    prober: Prober, gate: asyncio.Semaphore, attempts: Sequence[_Attempt]
+) -> list[Login]:
+    """One after the other, as long as the server gets as far as the account.
+
+    A handshake that fails counts there towards max_connect_errors: a hundred accounts would make
+    the server refuse our address.
+    """
+    found: list[Login] = []
+    for attempt in attempts:
+        if all(one.status in _ANSWERED for one in found):
+            found.append(await _log_in(prober, gate, attempt))
+        else:
+            detail = "the login before it did not get as far as the account"
+            found.append(_login(attempt, True, "NOT_TRIED", detail))
+    return found
 
 
 async def _log_in(prober: Prober, gate: asyncio.Semaphore, attempt: _Attempt) -> Login:
@@ -187,11 +209,11 @@ def _sources_towards(server: Server, address: Address) -> tuple[str, ...]:
     return tuple(ip for ip in ips if (":" in ip) == (address.ip.version == 6))
 
 
-async def _tell_progress(tasks: Sequence[asyncio.Future[Login]]) -> None:
+async def _tell_progress(tasks: Sequence[asyncio.Future[list[Login]]]) -> None:
     while sys.stderr.isatty():
         await asyncio.sleep(_QUIET_S)
         done = sum(task.done() for task in tasks)
-        click.echo(f"{done:,} of {len(tasks):,} logins made", err=True)
+        click.echo(f"{done:,} of {len(tasks):,} addresses tried", err=True)
 
 
 def write(logins: Sequence[Login]) -> None:

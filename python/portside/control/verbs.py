@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from portside.config.model import Service
     from portside.control.instance import Instance
 
+_MANY = 1_000_000
 MAX_WEIGHT = 256  # as in the file, config.model.Member
 MAX_SESSION = 2**63 - 1
 """The engine's numbers of sessions have 64 bits; none lives long enough for the last one."""
@@ -165,8 +166,17 @@ async def kill(instance: Instance, session: int) -> str:
         raise Refusal("there is no session with such a number.", status=404)
     told = await asyncio.to_thread(instance.plane.close_sessions, session=session)
     if not told:
-        raise Refusal(f"there is no session {session}.", "See portside show sessions.", status=404)
+        hint = await _connection_hint(instance, session)
+        raise Refusal(f"there is no session {session}.", hint, status=404)
     return f"session {session} is being closed."
+
+
+async def _connection_hint(instance: Instance, number: int) -> str:
+    """What a client of a pool calls its connection's id is not the session's number."""
+    for view in await instance.sessions(_MANY):
+        if view.connection_id == number:
+            return f"It is the CONNECTION_ID of session {view.id}: portside kill {view.id}"
+    return "See portside show sessions."
 
 
 def _known_server(instance: Instance, name: str) -> None:

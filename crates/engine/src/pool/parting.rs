@@ -82,7 +82,8 @@ impl Worker {
             events.push(Kind::LoginRefused, "", &server.name, text);
         }
         let user = user.clone();
-        pool.denied.store(Some(Arc::new(Denied { user, text })));
+        let at = self.now;
+        pool.denied.store(Some(Arc::new(Denied { user, text, at })));
     }
 
     /// An ERR of a server that is alive: no place, or not for our address.

@@ -56,6 +56,7 @@ _MS: Final[Mapping[str, str]] = {
     "monitor_ping_interval": "check.interval",
     "monitor_ping_timeout": "check.timeout",
 }
+_MOST: Final = 2**31 - 1
 _POOL_MS: Final = {"connection_max_age_ms": "pool.max_lifetime"}
 _POOL_NUMBERS: Final = {"throttle_connections_per_sec_to_hostgroup": "pool.open_rate"}
 _NUMBERS: Final[Mapping[str, str]] = {
@@ -165,14 +166,23 @@ class _Maker:
     def _accounts(self, users: Sequence[Row]) -> None:
         if self.pool:
             self.draft.users = accounts(users)
-            limits = [server.keys.get("max_connections") for server in self.draft.servers]
-            numbers = [limit for limit in limits if isinstance(limit, int)]
-            if numbers and len(numbers) == len(limits):
-                self.draft.keys["pool.max"] = max(numbers)
+            self._pool_max()
             return
         for user in users:
             user.line.dropped("an account of pool mode (--pool); in a relay the database's own"
                               " accounts log in, unseen")  # fmt: skip
+
+    def _pool_max(self) -> None:
+        """ProxySQL's limit is each server's own, a pool's is one for all: the largest."""
+        limits = {
+            limit: server
+            for server in self.draft.servers
+            if isinstance(limit := server.keys.get("max_connections"), int)
+        }
+        if limits:
+            most = max(limits)
+            self.draft.keys["pool.max"] = min(most, _MOST)
+            self.key_lines["pool.max"] = limits[most].lines[0]
 
     def _rows(self, table: str) -> list[Row]:
         node = self.settings[table]
@@ -203,7 +213,7 @@ class _Maker:
         if key is not None:
             value = row.number("value")
             if value:
-                keys[key] = format_duration(value / 1000) if name in times else value
+                keys[key] = format_duration(value / 1000) if name in times else min(value, _MOST)
                 self.key_lines[key] = row.line
             row.line.carried(key)
         elif name == "monitor_username":
