@@ -10,6 +10,7 @@ mod failure;
 mod front;
 
 pub(crate) use behind::Behind;
+pub use behind::judge_certificate;
 pub use certificate::read as read_certificate;
 pub(crate) use failure::{failure, words};
 pub(crate) use front::Front;

@@ -187,7 +187,8 @@ impl Worker {
         if cut.session.is_some() || back.server().is_none_or(|server| server.name != name) {
             return;
         }
-        if back.conn.is_ready() && (front.is_idle() || !cut.gently) {
+        // Nothing of a command has been sent to it.
+        if !back.conn.is_busy() && (front.is_idle() || !cut.gently) {
             if let Some(mut back) = bereave(pooled, SERVER_GOES) {
                 back.is_back();
                 self.pool.backs[back.index] = Place::Taken;

@@ -16,7 +16,7 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::{certificate, front};
+use super::{certificate, front, words};
 use crate::snapshot::{ServerTlsSpec, TlsMode};
 
 /// A server's side of TLS.
@@ -127,6 +127,16 @@ impl Behind {
         }
         Ok(())
     }
+}
+
+/// Whether a server's `tls` (JSON, as in a snapshot) is content with one that shows these certificates, its own first.
+/// Errors are sentences.
+pub fn judge_certificate(tls: &str, chain: Vec<Vec<u8>>) -> Result<(), String> {
+    let spec: ServerTlsSpec = serde_json::from_str(tls).map_err(|e| e.to_string())?;
+    let behind = Behind::build(&spec, None)?;
+    let chain: Vec<_> = chain.into_iter().map(CertificateDer::from).collect();
+    let verdict = behind.judge(&chain, None);
+    verdict.map_err(|error| words(&error, "the server"))
 }
 
 /// Judges signatures only. A handshake that is broken off for the certificate counts as an error of our address, and
