@@ -16,7 +16,7 @@ from tests.integration.test_pool_logins import config, user
 from tests.integration.test_refusals_hosts import FIRST, HOSTS, NAMES, SECOND, block, errors
 from tests.support.instance import Instance
 from tests.support.plugins import mariadb_plugins
-from tests.support.servers import APP_PASSWORD, APP_USER, MariaDB
+from tests.support.servers import APP_PASSWORD, APP_USER, MONITOR_USER, MariaDB
 from tests.support.tls import make_certificates
 from tests.support.waiting import wait_until
 
@@ -79,20 +79,26 @@ def test_logins_that_cannot_succeed(database: MariaDB, run_portside: Run, name: 
     assert errors(database, FIRST) == 0
 
 
+@pytest.mark.parametrize("check", ["", f'user = "{MONITOR_USER}", password = "monitor-pw"'])
 def test_a_server_with_the_wrong_certificate(
-    database: MariaDB, folder: Path, run_portside: Run
+    database: MariaDB, folder: Path, run_portside: Run, check: str
 ) -> None:
     make_certificates(folder / "other")
     tls = f'tls = {{ mode = "verify-ca", ca = "{folder}/other/ca.pem" }}'
-    portside = run_portside(from_first(config(database, users=GOOD, server=tls)))
-    failures = portside.stats()["tls"]["server"]["failures"]
-    wait_until(lambda: failures["certificate"] >= 3 or portside.events("breaker_open"))
-    (event, *_) = portside.events("breaker_open")
-    assert "TLS: the server's certificate is signed by another ca" in event["message"]
-    # The password stayed here: what came is the login of nobody.
-    assert errors(database, FIRST) == 0
+    text = from_first(config(database, users=GOOD, server=tls))
+    if check:
+        text = text.replace("check = false", f'check = {{ {check}, interval = "100ms" }}')
     denied = database.status("Access_denied_errors")
-    assert denied >= 3
+    portside = run_portside(text)
+    why = "TLS: the server's certificate is signed by another ca of the same name"
+    if check:
+        wait_until(lambda: why in str(portside.server("db0")["reason"]), 10.0, "no verdict")
+    else:
+        wait_until(lambda: portside.events("breaker_open"), 10.0, "no breaker opens")
+        assert why in portside.events("breaker_open")[0]["message"]
+    # The passwords stayed here: what came is the login of nobody, which counts for nothing.
+    wait_until(lambda: database.status("Access_denied_errors") >= denied + 3)
+    assert errors(database, FIRST) == 0
 
 
 def test_an_address_that_is_blocked(database: MariaDB, run_portside: Run) -> None:

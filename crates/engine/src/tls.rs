@@ -9,8 +9,8 @@ mod certificate;
 mod failure;
 mod front;
 
-pub(crate) use behind::Behind;
 pub use behind::judge_certificate;
+pub(crate) use behind::Behind;
 pub use certificate::read as read_certificate;
 pub(crate) use failure::{failure, words};
 pub(crate) use front::Front;

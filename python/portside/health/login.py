@@ -23,9 +23,9 @@ from portside.foreign_text import one_line
 
 from .greeting import ER_CON_COUNT
 from .judge import Readings, Status
+from .readings import Dialect, dialect_of, is_read_only, replication_of
 from .target import TlsRule
 from .tls import distrust
-from .readings import Dialect, dialect_of, is_read_only, replication_of
 
 # Errors that PyMySQL makes itself (connection lost, TLS) are numbered from 2000. Source: errmsg.h.
 CLIENT_ERRORS = range(2000, 3000)
@@ -83,14 +83,14 @@ class _ClearTextRefused:
 class _Judge:
     """Stands in for PyMySQL's context: a server that is not to be trusted gets nobody's login."""
 
-    def __init__(self, connection: Connection[Any], plan: LoginPlan) -> None:
+    def __init__(self, connection: Connection[Any], tls: ssl.SSLContext, rule: TlsRule) -> None:
         self.why: str | None = None
-        self._connection, self._plan = connection, plan
+        self._connection, self._tls, self._rule = connection, tls, rule
+        connection.ctx = self  # type: ignore[attr-defined]
 
     def wrap_socket(self, sock: socket.socket, server_hostname: str) -> ssl.SSLSocket:
-        assert self._plan.tls is not None and self._plan.tls_rule is not None
-        secured = self._plan.tls.wrap_socket(sock, server_hostname=server_hostname)
-        self.why = distrust(self._plan.tls_rule, self._plan.tls_name, secured)
+        secured = self._tls.wrap_socket(sock, server_hostname=server_hostname)
+        self.why = distrust(self._rule, server_hostname, secured)
         if self.why is not None:
             # It ends in order, and the password stays here.
             self._connection.user, self._connection.password = NOBODY, b""
@@ -116,9 +116,7 @@ def converse(sock: socket.socket, plan: LoginPlan) -> Answer:
         write_timeout=plan.limit_s,
         **options,
     )
-    judge = _Judge(connection, plan)
-    if plan.tls is not None and plan.tls_rule is not None:
-        connection.ctx = judge
+    judge = _Judge(connection, plan.tls, plan.tls_rule) if plan.tls and plan.tls_rule else None
     try:
         connection.connect(sock)
         return _untrusted(judge) or _ask(connection, plan)
@@ -131,8 +129,8 @@ def converse(sock: socket.socket, plan: LoginPlan) -> Answer:
         sock.close()
 
 
-def _untrusted(judge: _Judge) -> Answer | None:
-    if judge.why is None:
+def _untrusted(judge: _Judge | None) -> Answer | None:
+    if judge is None or judge.why is None:
         return None
     return Answer(Status.L6RSP, f"TLS: {judge.why}", definitive=True)
 
