@@ -471,7 +471,7 @@ fn a_reset_takes_all_statements() {
     let (_, what) = step(&mut session, &execute(1, Some(INT)), Some(&mut conn));
     assert_eq!(errno_of(what), 1243);
     conn.left(Left::Traces);
-    conn.clean();
+    conn.clean([0; 20]);
     assert_eq!(
         conn.feed(&mut &[ok(1, 2), ok(1, 2)].concat()[..]),
         Event::Ready
