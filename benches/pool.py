@@ -173,7 +173,8 @@ def on_mysql(do: Measures, folder: Path, runs: int) -> list[Row]:
         pymysql.connect(host=database.address, port=database.port, user=APP_USER,
                         password=APP_PASSWORD).close()  # fmt: skip
         at = f"{database.address}:{database.port}"
-        with started(direct(at), router(folder, at), portside(folder, at, "pool")) as ways:
+        with started(direct(at), bare_relay(folder, at), router(folder, at),
+                     portside(folder, at, "pool")) as ways:  # fmt: skip
             proxies = ways[1:]
             rows = [
                 Row("CPU per query, MySQL 9.7", "us", do.query, proxies, POOL, "MySQL", "0.35 x"),

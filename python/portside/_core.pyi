@@ -21,6 +21,7 @@ __all__ = [
     "explain_codes",
     "ledger_bytes",
     "read_certificate",
+    "try_login",
     "version",
 ]
 
@@ -290,4 +291,24 @@ def explain_codes() -> str:
     """JSON list of {"code", "kind", "text"}.
 
     Every termination reason and close outcome of the engine.
+    """
+
+def try_login(fd: int, spec: str, limit_s: float) -> str:
+    """Logs in as pooled connections do, chooses the account's schema, says QUIT.
+
+    On a duplicate of a connected, non-blocking socket, which the caller keeps open meanwhile and
+    closes. Waits for the server, ``limit_s`` at most.
+
+    Args:
+        fd: of the socket.
+        spec: JSON, {"user": ..., "tls": ...} as one of the snapshot's ``users`` and a server's
+            ``tls``.
+        limit_s: seconds.
+
+    Returns:
+        JSON {"outcome", "text", "tls"}: "good", "refused" (by the server), "tls", "late" or
+        "broken"; why, in a sentence without secrets; version of TLS, or null.
+
+    Raises:
+        EngineError: the spec cannot be used.
     """

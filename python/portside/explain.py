@@ -57,6 +57,14 @@ _STATUS_ADVICE: Final = {
 }
 
 
+_NOT_TRIED: Final = Code(
+    "NOT_TRIED",
+    "check status",
+    "portside check --connect made no login with this account; the detail says why.",
+    "Of a password's hash the first client's login tells the rest; else mend what failed before.",
+)
+
+
 def codes(engine: str) -> tuple[Code, ...]:
     """Every code there is.
 
@@ -69,7 +77,7 @@ def codes(engine: str) -> tuple[Code, ...]:
     )
     engines = (Code(row["code"], row["kind"], row["text"]) for row in json.loads(engine))
     events = (Code(kind.name, "event", kind.text, kind.advice) for kind in KINDS.values())
-    return (*statuses, *events, *engines)
+    return (*statuses, _NOT_TRIED, *events, *engines)
 
 
 def explain(word: str, known: Sequence[Code]) -> list[Code]:

@@ -19,10 +19,11 @@ def _ignore(*_: object) -> None:
     """The live view of a test."""
 
 
-def test_loopback_portside_balances_by_weight_without_errors():
+@pytest.mark.parametrize("is_pool", [False, True])
+def test_loopback_portside_balances_by_weight_without_errors(is_pool):
     with Stage(where.Hosts("a test")) as stage:
         folder = stage.folder
-        result = stage.measure(stage.start_portside(), 2.0, _ignore)
+        result = stage.measure(stage.start_portside(is_pool=is_pool), 2.0, _ignore)
     read, write = result.services
     assert read.figures.errors == [] and write.figures.errors == []
     total = sum(read.shares.values())
@@ -43,25 +44,34 @@ def test_namespaces_show_the_illness_and_the_cure(haproxy):
         pytest.skip(hosts.why)
     with Stage(hosts) as stage:
         results = {}
-        for start in (stage.start_haproxy, stage.start_portside):
+        for start in (stage.start_haproxy, stage.start_portside, stage.start_pool):
             route = start()
             with stage.running(route):
                 results[route.name] = stage.measure(route, 2.0, _ignore)
-    portside, other = results["Portside"], results["HAProxy"]
-    sessions = sum(service.figures.sessions_ok for service in portside.services)
-    assert sessions > 100
-    assert all(service.figures.errors == [] for service in portside.services)
-    assert portside.aborted_clients == 0
-    # A late FIN or two per hundred may cross the client's; the bulk must be gone on every host.
-    assert sum(portside.time_waits.values()) < sessions / 50
-    assert sum(other.time_waits.values()) > sessions / 2
+    other = results.pop("HAProxy")
+    for portside in results.values():
+        sessions = sum(service.figures.sessions_ok for service in portside.services)
+        assert sessions > 100
+        assert all(service.figures.errors == [] for service in portside.services)
+        assert portside.aborted_clients == 0
+        # A late FIN or two per hundred may cross the client's; the bulk must be gone on every host.
+        assert sum(portside.time_waits.values()) < sessions / 50
+    assert sum(other.time_waits.values()) > sum(s.figures.sessions_ok for s in other.services) / 2
 
 
 def test_the_command_prints_its_table():
     command = [sys.executable, "-m", "portside", "demo", "--seconds", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    for part in ("direct", "Portside", "read", "write", "Aborted_clients", "share %"):
+    for part in (
+        "direct",
+        "Portside",
+        "Portside pool",
+        "read",
+        "write",
+        "Aborted_clients",
+        "share %",
+    ):
         assert part in done.stdout
     if os.geteuid() != 0:
         assert "need root" in done.stdout

@@ -172,7 +172,9 @@ def test_three_failures_open_the_breaker_and_its_return_closes_it(proxy, broken)
     assert ready_again(proxy)
     assert time.monotonic() - start < 2.5, "tried again every second"
     assert broken.accepted > before
-    assert proxy.events("breaker_closed")[-1]["server"] == "broken"
+    closed = proxy.events("breaker_closed")[-1]
+    said = "server broken greets again: sessions go there"
+    assert (closed["server"], closed["message"]) == ("broken", said)
 
 
 def test_an_open_breaker_lets_one_session_try(proxy, broken):

@@ -357,9 +357,13 @@ def test_metrics_say_what_the_clients_did(tcp):
     here = {re.sub("_created$", "", name) for name, _ in found if name.startswith("portside_")}
     documented = set(re.findall(r"^\| `(portside_\w+)`", (DOCS / "metrics.md").read_text(), re.M))
     assert here <= documented
-    # A replica's, and those of ports that Portside chooses itself.
+    # A replica's, those of ports that Portside chooses itself, and limits of pools.
     optional = {name for name in documented if name.startswith("portside_source_")}
-    optional.add("portside_server_replication_lag_seconds")
+    optional |= {
+        "portside_server_replication_lag_seconds",
+        "portside_server_pool_max",
+        "portside_server_pool_open_rate",
+    }
     assert documented - here <= optional, documented - here
 
 

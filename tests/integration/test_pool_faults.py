@@ -124,8 +124,13 @@ def test_a_write_to_a_read_only_server_is_told_to_both(trio: Trio, run_portside:
             client.ask("INSERT INTO app.ro VALUES (1)")
     # The server's own words.
     assert "--read-only" in texts[0] and "portside" not in texts[0]
-    server = next(s for s in portside.stats()["servers"] if s["name"] == "db0")
-    assert server["read_only_errors_total"] == 3
+
+    def counted() -> int:
+        server = next(s for s in portside.stats()["servers"] if s["name"] == "db0")
+        return int(server["read_only_errors_total"])
+
+    # The client has its answer before the count.
+    wait_until(lambda: counted() == 3)
     told = wait_until(lambda: portside.events("write_refused"))
     assert [event["message"] for event in told] == [
         "service s: server db0 refused a write because it is read-only (1 so far)"

@@ -184,8 +184,9 @@ def test_a_restart_is_no_storm(mariadb_factory: Callable[..., Database], run_por
     server.restart()
     with Counts(server) as counts:
         assert together(CLIENTS, work) == []
-    # The rate, one second's worth at once, and what the sampling may misplace.
-    assert rate <= counts.worst_second() <= 2 * rate + 4
+    # The rate, one second's worth at once, and what the sampling may misplace; a busy machine
+    # may be slower than the rate.
+    assert rate / 2 <= counts.worst_second() <= 2 * rate + 4
 
 
 def test_max_is_exact_with_a_crowd(

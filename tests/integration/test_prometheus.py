@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import urllib.request
 
+import pymysql
 import pytest
 from portside.demo.held_port import HeldPort
 
@@ -33,6 +34,17 @@ address = "127.0.0.1:{port}"
 name = "write"
 listen = "127.0.0.1:0"
 servers = ["db1"]
+[[service]]
+name = "app"
+listen = "127.0.0.1:0"
+mode = "pool"
+servers = ["db1"]
+[[user]]
+name = "app"
+password = "app-pw"
+[[user]]
+name = "stranger"
+password = "stranger-pw"
 """
 
 
@@ -52,7 +64,7 @@ def promtool(*args: str, stdin: bytes | None = None) -> str:
 
 
 def test_the_rules_are_right_and_fire_when_they_should():
-    assert "17 rules found" in promtool("check", "rules", "portside-alerts.yml")
+    assert "22 rules found" in promtool("check", "rules", "portside-alerts.yml")
     assert "SUCCESS" in promtool("test", "rules", "portside-alerts-test.yml")
 
 
@@ -83,7 +95,8 @@ def test_a_real_prometheus_and_a_database_that_is_killed(run_portside, mariadb_f
     with Prometheus(folder, target, DEPLOY / "portside-alerts.yml") as prometheus:
         visit()
         wait_until(lambda: prometheus.value("portside_server_up") == 1, 20)
-        wait_until(lambda: prometheus.value("portside_service_accepted_total") == 1, 20)
+        accepted = 'portside_service_accepted_total{service="write"}'
+        wait_until(lambda: prometheus.value(accepted) == 1, 20)
         assert prometheus.value("portside_server_check_duration_seconds") < 5
         assert prometheus.value('portside_events_total{kind="server_down"}') == 0
         assert prometheus.alerts() == {}
@@ -96,6 +109,18 @@ def test_a_real_prometheus_and_a_database_that_is_killed(run_portside, mariadb_f
             20,
             "a query of the dashboard stays empty",
         )
+        # The file has an account that the database does not know.
+        pool = one.service("app")["listen"][0].rpartition(":")
+        with pymysql.connect(host=pool[0], port=int(pool[2]), user="app", password="app-pw"):
+            pass
+        stranger = {"user": "stranger", "password": "stranger-pw"}
+        with pytest.raises(pymysql.MySQLError, match="ERR 1045"):
+            pymysql.connect(host=pool[0], port=int(pool[2]), **stranger)
+        wait_until(lambda: "PortsidePoolLoginsRefused" in prometheus.alerts(), 20)
+        refused = prometheus.alerts()["PortsidePoolLoginsRefused"]
+        assert (refused["state"], refused["labels"]["server"]) == ("firing", "db1")
+        told = 'portside_service_commands_refused_total{service="app"}'
+        assert prometheus.value(told) == 1
         database.kill()
         wait_until(lambda: prometheus.value("portside_server_up") == 0, 20)
         wait_until(
@@ -105,9 +130,10 @@ def test_a_real_prometheus_and_a_database_that_is_killed(run_portside, mariadb_f
             20,
         )
         firing = prometheus.alerts()["PortsideServiceWithoutServer"]
-        assert firing["labels"]["service"] == "write"
-        assert firing["labels"]["severity"] == "critical"
-        assert firing["annotations"]["summary"] == ("Service write has no server for new sessions")
+        service = firing["labels"]["service"]
+        assert service in ("write", "app") and firing["labels"]["severity"] == "critical"
+        said = f"Service {service} has no server for new sessions"
+        assert firing["annotations"]["summary"] == said
         assert prometheus.alerts()["PortsideServerDown"]["state"] == "pending"  # for 30 s
         assert prometheus.value('portside_events_total{kind="server_down"}') == 1
         database.start()

@@ -69,6 +69,8 @@ class EngineDouble:
                 "queued": 0,
                 "accepted_total": 7,
                 "refused_total": 1,
+                "commands_refused_total": 0,
+                "logins_failed_total": 0,
                 "to_server_bytes_total": 10,
                 "to_client_bytes_total": 20,
                 "members": [
@@ -95,6 +97,8 @@ class EngineDouble:
                 "pool_busy": 0,
                 "pool_opened_total": 0,
                 "pool_reprepares_total": 0,
+                "pool_logins_failed_total": 0,
+                "pool_login_error": None,
                 "read_only_errors_total": 0,
                 "destinations": server["destinations"],
                 "hosts_blocked": [],

@@ -15,7 +15,8 @@ from tests.support.raw_client import packet
 
 OK = b"\x00\x00\x00\x02\x00\x00\x00"
 EOF = b"\xfe\x00\x00\x02\x00"
-# What Portside asks of a new connection: character sets, timeout, mode, autocommit, global ones, init.
+# What Portside asks of a new connection: character sets, timeout, mode, autocommit, global ones,
+# init_connect.
 STATE = ["utf8mb4", "utf8mb4", "utf8mb4_general_ci", "28800", "", "1", "latin1", "x", "latin1", ""]
 
 

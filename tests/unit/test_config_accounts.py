@@ -89,11 +89,16 @@ def test_a_key_file_without_a_key_is_refused(table: str, tmp_path: Path) -> None
     key = f'rsa_key = "{tmp_path}/rsa.pem"'
     wanted = text('password = "p"')
     if table == "[pool]\n":
-        wanted = f"[pool]\n{key}\n{wanted}"
+        # Named once, it is spoken of once.
+        other = (
+            '[[service]]\nname = "t"\nlisten = "10.0.0.5:3399"\nmode = "pool"\nservers = ["db1"]'
+        )
+        wanted = f"[pool]\n{key}\n{wanted}\n{other}\n"
     else:
         wanted = wanted.replace("servers =", f"pool = {{ {key} }}\nservers =")
-    with pytest.raises(ConfigError, match="rsa_key: this file has no private key"):
+    with pytest.raises(ConfigError, match="rsa_key: this file has no private key") as caught:
         loads(wanted)
+    assert len(caught.value.problems) == 1
     (tmp_path / "rsa.pem").write_text(
         "-----BEGIN PRIVATE KEY-----\nMFww\n-----END PRIVATE KEY-----\n"
     )

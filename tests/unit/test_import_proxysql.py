@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -56,7 +57,7 @@ Import = Callable[..., Imported]
 def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Import:
     monkeypatch.delenv("PORTSIDE_MONITOR_PASSWORD", raising=False)
 
-    def work(text: str, **options: int) -> Imported:
+    def work(text: str, **options: Any) -> Imported:
         file = tmp_path / "proxysql.cnf"
         file.write_text(text)
         return import_proxysql(file, file_limit=20_000, **options)
@@ -101,7 +102,7 @@ def test_no_password_is_copied_and_every_entry_is_named(imported: Import) -> Non
         "multiplexing",
     } <= whats
     notes = {row.text.split(":")[0]: row.note for row in done.rows}
-    assert notes["mysql_query_rules"].startswith("a relay looks at no query")
+    assert notes["mysql_query_rules"].startswith("no query is routed by its text")
     assert notes["mysql_users"].startswith("an account of pool mode")
 
 
@@ -266,3 +267,58 @@ def test_no_text_is_our_fault(text: str) -> None:
         parse(text, "x")
     except ConfigError as error:
         assert "not libconfig" in str(error)
+
+
+USERS = """\
+mysql_variables={ connection_max_age_ms=600000 multiplexing=false free_connections_pct=10 }
+mysql_servers=({address="a" hostgroup=1 use_ssl=1 max_connections=40})
+mysql_users:
+( { username="app", password = "sesame1", default_schema="shop" max_connections=50 use_ssl=1 },
+  { username="hash" password="*F5CB189AAFE5D3CC8AB7CE363FD4A583C23E55DC" max_connections=10000 },
+  { username="two" password="sesame2" backend=0 }, { username="two" password="sesame3" frontend=0 },
+  { username="gone" password="sesame4" active=0 }, { username="back" password="sesame5" frontend=0 },
+  { username="a-b" password="sesame6" }, { username="a.b" password="sesame7" } )
+"""
+
+
+def test_accounts_of_pool_mode(imported: Import, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = imported(USERS, pool=True)
+    assert "sesame" not in done.text + repr(done.rows) and "F5CB189" not in done.text
+    names = ["APP", "TWO", "TWO_SERVER", "A_B", "A_B_2"]
+    for name in names:
+        monkeypatch.setenv(f"PORTSIDE_PASSWORD_{name}", f"{name}-pw")
+    monkeypatch.setenv("PORTSIDE_PASSWORD_HASH", "*" + "0" * 40)
+    loaded = loads(done.text)
+    (service,) = loaded.services
+    assert (service.mode, service.pool.max, service.pool.max_lifetime_s) == ("pool", 40, 600.0)
+    assert loaded.servers[0].tls.mode == "required"
+    users = {user.name: user for user in loaded.users}
+    assert list(users) == ["app", "hash", "two", "a-b", "a.b"]
+    assert (users["app"].schema_name, users["app"].max_connections) == ("shop", 50)
+    assert users["hash"].max_connections is None and users["hash"].password_hash is not None
+    two = users["two"]
+    assert two.password is not None and two.password.reveal() == "TWO-pw"
+    assert two.server_password is not None and two.server_password.reveal() == "TWO_SERVER-pw"
+    notes = {(row.what, row.note) for row in done.rows}
+    assert ("password", "not copied: it is asked for in $PORTSIDE_PASSWORD_A_B_2") in notes
+    for begin in (
+        "ATTENTION, nothing demands TLS of this account's clients",
+        "ATTENTION, sessions share connections here",
+        "active = 0: ProxySQL does not use it",
+        "no client can log in with it",
+        "Portside's pool has no such setting",
+    ):
+        assert any(note.startswith(begin) for _, note in notes), begin
+
+
+def test_a_pool_without_accounts_is_nothing(imported: Import) -> None:
+    with pytest.raises(NothingImported) as caught:
+        imported('mysql_servers=({address="a" hostgroup=1})', pool=True)
+    assert any("nobody may log in" in row.note for row in caught.value.rows)
+
+
+def test_a_pool_that_does_not_fit_the_file_limit(imported: Import) -> None:
+    server = '{address="a" hostgroup=1 max_connections=30000}'
+    done = imported(f'mysql_servers=({server})\nmysql_users=({{username="u"}})', pool=True)
+    assert "\nmax = " not in done.text and "max_connections = 30000" in done.text
+    assert any(row.note.startswith("[pool] max stays at its default") for row in done.rows)

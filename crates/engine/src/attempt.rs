@@ -425,10 +425,12 @@ fn connect_from(
 }
 
 pub(crate) fn no_source_text(server: &Server) -> String {
-    format!(
-        "server {}: none of our source addresses is on this host",
-        server.name
-    )
+    let why = if server.sources.blocked().is_empty() {
+        "none of our source addresses is on this host"
+    } else {
+        "it refuses our source addresses (ERR 1129 or 1130: portside explain host_blocked)"
+    };
+    format!("server {}: {why}", server.name)
 }
 
 /// This address is gone from this host.

@@ -41,6 +41,8 @@ pub enum Kind {
     SourceBack,
     /// Pool mode: a write met a read-only server.
     WriteRefused,
+    /// Pool mode: a server does not let an account in.
+    LoginRefused,
     /// A worker thread panicked and was replaced.
     WorkerDied,
     /// Session lines were lost.

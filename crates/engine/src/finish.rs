@@ -125,6 +125,9 @@ fn write_line(out: &mut Vec<u8>, format: LogFormat, session: &Session, now: u64)
     line.text("close_client", relay.client_close().word());
     line.pair("end", relay.cause().word(), relay.end_phase().word());
     if let Some(pooled) = pooled {
+        if let Some(id) = pooled.connection_id() {
+            line.number("connection_id", id.into());
+        }
         line.text("user", &pooled.user_name());
         line.text("pinned", pooled.pin_word().unwrap_or_default());
         if let Some(program) = pooled.program() {

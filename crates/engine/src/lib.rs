@@ -35,6 +35,7 @@ mod worker;
 pub use checking::CheckLease;
 pub use engine::{Criteria, Engine};
 pub use error::EngineError;
+pub use pool::try_login;
 pub use ports::MEMORY_BYTES;
 pub use portside_core::ports::{ledger_bytes, PortRange};
 pub use report::codes;

@@ -161,6 +161,10 @@ pub struct ServiceState {
     pub accepted: AtomicU64,
     /// Answered with an ERR or denied.
     pub refused: AtomicU64,
+    /// Pool mode: commands answered with an ERR of ours.
+    pub commands_refused: AtomicU64,
+    /// Pool mode: clients that could not log in.
+    pub logins_failed: AtomicU64,
     /// Bytes relayed.
     pub to_server_bytes: AtomicU64,
     /// Bytes relayed.
@@ -514,6 +518,8 @@ fn build_service(
                     waiting: (0..workers).map(|_| AtomicU32::new(0)).collect(),
                     accepted: AtomicU64::new(0),
                     refused: AtomicU64::new(0),
+                    commands_refused: AtomicU64::new(0),
+                    logins_failed: AtomicU64::new(0),
                     to_server_bytes: AtomicU64::new(0),
                     to_client_bytes: AtomicU64::new(0),
                     clients: Mutex::new(HashMap::new()),

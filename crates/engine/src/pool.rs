@@ -11,11 +11,13 @@ mod client;
 mod homing;
 mod kill;
 mod lending;
+mod opening;
 mod parting;
 mod replying;
 mod securing;
 mod shelf;
 mod tick;
+mod trial;
 mod waiting;
 mod warming;
 mod welcome;
@@ -35,12 +37,19 @@ use slab::Slab;
 
 pub use self::accounts::Accounts;
 use self::accounts::{Turns, UserSlot};
+pub use self::trial::try_login;
 use crate::plan::{take_slot, Member, MemberState, Server, ServiceState};
 use crate::ports::Held;
 use crate::socket::Socket;
 
 /// Tokens of server connections have the highest bit; generations of sessions end below it.
 const POOL_BIT: u64 = 1 << 63;
+
+/// Events of one kind and server are apart.
+const TELL_MS: u64 = 60_000;
+
+/// What a server refused longer ago is no news: clients who still want it would have met it again.
+const DENIED_MS: u64 = 300_000;
 
 /// Bytes of an account's name that are shown: a stranger may have made it up.
 const NAME_SHOWN: usize = 80;
@@ -102,8 +111,14 @@ pub struct ServerPool {
     full_until_ms: AtomicU64,
     /// Writes that it refused since it is read-only.
     pub read_only_errors: AtomicU64,
-    /// When the last event about these went out (ms).
-    read_only_told_ms: AtomicU64,
+    read_only_told: Told,
+    /// Logins that it refused.
+    pub logins_failed: AtomicU64,
+    logins_told: Told,
+    /// The last of these, until the same account gets in.
+    denied: ArcSwapOption<Denied>,
+    /// Why it could not be asked what it is.
+    scout_error: ArcSwapOption<String>,
     favourite: ArcSwapOption<Favourite>,
     /// Of these, with a client.
     pub busy: AtomicU32,
@@ -119,7 +134,35 @@ pub struct ServerPool {
     was_asked: AtomicBool,
 }
 
+/// An account that the server does not let in.
+#[derive(Debug)]
+struct Denied {
+    /// Its name on the server.
+    user: String,
+    /// With the server's name; without secrets.
+    text: String,
+    at: u64,
+}
+
+/// When an event went out last (ms); so many more of its kind are only counted.
+#[derive(Debug, Default)]
+struct Told(AtomicU64);
+
+impl Told {
+    fn is_due(&self, now: u64) -> bool {
+        let last = self.0.load(SeqCst);
+        let is_due = last == 0 || now >= last + TELL_MS;
+        is_due && self.0.compare_exchange(last, now, SeqCst, SeqCst).is_ok()
+    }
+}
+
 impl ServerPool {
+    /// The account that it refused last, unless that was let in since.
+    pub fn login_error(&self, now_ms: u64) -> Option<String> {
+        let denied = self.denied.load_full()?;
+        (now_ms < denied.at + DENIED_MS).then(|| denied.text.clone())
+    }
+
     /// Takes one of `rate` connections per second; at most `burst_ms` worth at once, but for one.
     fn may_open(&self, rate: u32, burst_ms: u64, now_ms: u64) -> bool {
         let (now, step) = (now_ms * 1_000, 1_000_000 / u64::from(rate.max(1)));
@@ -203,6 +246,16 @@ impl Pooled {
     /// What its client calls itself.
     pub fn program(&self) -> Option<&str> {
         self.front.as_ref().and_then(Front::program)
+    }
+
+    /// The id that its greeting gave: what its client sees, and what KILL takes.
+    pub fn connection_id(&self) -> Option<u32> {
+        self.front.as_ref().map(Front::thread_id)
+    }
+
+    /// The id on the server of the connection that it has now.
+    pub fn server_connection_id(&self) -> Option<u32> {
+        self.back.as_ref().map(|back| back.conn.thread_id())
     }
 
     /// Commands so far.
@@ -393,6 +446,18 @@ impl Back {
 
     fn token(&self) -> Token {
         pool_token(self.index, self.generation)
+    }
+
+    /// Fresh from its login, and not only cleaned: its account is let in, and what was held against it is over.
+    fn was_let_in(&self) {
+        if self.conn.uses() > 0 {
+            return;
+        }
+        let pool = self.server().map(|server| &server.state.pool);
+        let is_same = |denied: &Arc<Denied>| denied.user == self.user.server_user;
+        if let Some(pool) = pool.filter(|pool| pool.denied.load().as_ref().is_some_and(is_same)) {
+            pool.denied.store(None);
+        }
     }
 
     /// Sends commands of our own, if there are any. A connection that is lost shows itself at the next read.

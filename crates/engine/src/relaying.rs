@@ -312,7 +312,7 @@ impl Worker {
     /// A greeting has come over this pair of addresses: nothing is held against them any more.
     pub(crate) fn server_greets(&self, server: &Server, source_ip: Option<IpAddr>, to: usize) {
         if server.state.breaker.on(Breaker::Success, self.now) == Decision::Closed {
-            let text = "it greets again: sessions go there".to_owned();
+            let text = format!("server {} greets again: sessions go there", server.name);
             self.shared
                 .events
                 .push(Kind::BreakerClosed, "", &server.name, text);

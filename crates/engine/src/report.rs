@@ -40,6 +40,12 @@ pub struct SessionReport {
     /// Pool mode: what its client calls itself (the connection attribute `program_name`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
+    /// Pool mode: the id that its greeting gave: CONNECTION_ID(), and what KILL takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection_id: Option<u32>,
+    /// Pool mode: the id on the server of the connection that it has now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_connection_id: Option<u32>,
     /// Pool mode: why it keeps its server connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pinned: Option<&'static str>,
@@ -108,6 +114,8 @@ struct ServiceStats<'a> {
     queued: u32,
     accepted_total: u64,
     refused_total: u64,
+    commands_refused_total: u64,
+    logins_failed_total: u64,
     to_server_bytes_total: u64,
     to_client_bytes_total: u64,
     members: Vec<MemberStats<'a>>,
@@ -133,6 +141,8 @@ struct ServerStats<'a> {
     pool_busy: u32,
     pool_opened_total: u64,
     pool_reprepares_total: u64,
+    pool_logins_failed_total: u64,
+    pool_login_error: Option<String>,
     read_only_errors_total: u64,
     destinations: Vec<&'a str>,
     hosts_blocked: Vec<Blocked>,
@@ -293,6 +303,8 @@ fn service_stats(service: &Service) -> ServiceStats<'_> {
         queued: state.queued.load(Relaxed),
         accepted_total: state.accepted.load(Relaxed),
         refused_total: state.refused.load(Relaxed),
+        commands_refused_total: state.commands_refused.load(Relaxed),
+        logins_failed_total: state.logins_failed.load(Relaxed),
         to_server_bytes_total: state.to_server_bytes.load(Relaxed),
         to_client_bytes_total: state.to_client_bytes.load(Relaxed),
         members: service
@@ -321,6 +333,8 @@ fn server_stats(server: &Server, now_ms: u64) -> ServerStats<'_> {
         pool_busy: state.pool.busy.load(Relaxed),
         pool_opened_total: state.pool.opened.load(Relaxed),
         pool_reprepares_total: state.pool.reprepared.load(Relaxed),
+        pool_logins_failed_total: state.pool.logins_failed.load(Relaxed),
+        pool_login_error: state.pool.login_error(now_ms),
         read_only_errors_total: state.pool.read_only_errors.load(Relaxed),
         destinations: server
             .destinations

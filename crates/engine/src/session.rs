@@ -377,6 +377,8 @@ impl Session {
             program: (self.pooled.as_ref())
                 .and_then(|p| p.program())
                 .map(str::to_owned),
+            connection_id: self.pooled.as_ref().and_then(|p| p.connection_id()),
+            server_connection_id: (self.pooled.as_ref()).and_then(|p| p.server_connection_id()),
             pinned: self.pooled.as_ref().and_then(|p| p.pin_word()),
             tls: self.pooled.as_ref().and_then(|p| p.tls).map(|tls| tls.0),
             tls_cipher: self.pooled.as_ref().and_then(|p| p.tls).map(|tls| tls.1),

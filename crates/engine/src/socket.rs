@@ -17,6 +17,8 @@ pub struct Socket {
     pub readable: bool,
     /// epoll said that the peer's FIN is in the queue.
     pub fin_queued: bool,
+    /// And everything before it was read.
+    is_at_fin: bool,
     /// epoll said that the socket is dead (or the connect failed).
     pub failed: bool,
     /// epoll said that the connect is done.
@@ -37,6 +39,7 @@ impl Socket {
             is_tcp,
             readable: false,
             fin_queued: false,
+            is_at_fin: false,
             failed: false,
             connected: false,
             watches_writes: false,
@@ -102,6 +105,10 @@ impl Socket {
         if !self.readable {
             return Read::Nothing;
         }
+        if self.is_at_fin {
+            self.readable = false;
+            return Read::Eof;
+        }
         match sys::recv(self.fd(), scratch) {
             Ok(0) => {
                 self.readable = false;
@@ -113,6 +120,8 @@ impl Socket {
                 if drained && !self.fin_queued {
                     self.readable = false;
                 }
+                // Nor need a FIN be read that was there before this read; a reset must be.
+                self.is_at_fin = drained && self.fin_queued && !self.failed;
                 Read::Bytes { count, drained }
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {

@@ -312,11 +312,12 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Borrows a descriptor that was inherited, after checking that it is open.
+/// Borrows a descriptor that was inherited, or that the caller keeps open, after checking that it is open.
 pub fn borrow(fd: RawFd) -> io::Result<std::os::fd::BorrowedFd<'static>> {
     // SAFETY: no pointers; only asks whether the descriptor is open.
     check(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
-    // SAFETY: it is open, and inherited descriptors (LISTEN_FDS) stay open for the life of the process.
+    // SAFETY: it is open; inherited descriptors (LISTEN_FDS) stay so for the life of the process, others are duplicated
+    // at once.
     Ok(unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) })
 }
 

@@ -195,6 +195,14 @@ fn read_certificate(certificate: &str, key: Option<&str>) -> PyResult<String> {
     serde_json::to_string(&facts).map_err(|e| PyValueError::new_err(e.to_string()))
 }
 
+/// One login as pooled connections make it, on a duplicate of a connected socket; the outcome as JSON.
+#[pyfunction]
+fn try_login(py: Python<'_>, fd: i32, spec: &str, limit_s: f64) -> PyResult<String> {
+    let limit = seconds(limit_s)?;
+    py.detach(|| portside_engine::try_login(fd, spec, limit))
+        .map_err(refused)
+}
+
 /// Every termination reason and close outcome, as JSON.
 #[pyfunction]
 fn explain_codes() -> PyResult<String> {
@@ -213,6 +221,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("LEDGER_BUDGET_BYTES", portside_engine::MEMORY_BYTES)?;
     m.add_function(wrap_pyfunction!(ledger_bytes, m)?)?;
     m.add_function(wrap_pyfunction!(read_certificate, m)?)?;
+    m.add_function(wrap_pyfunction!(try_login, m)?)?;
     m.add_function(wrap_pyfunction!(version, m)?)?;
     m.add_function(wrap_pyfunction!(build_info, m)?)?;
     m.add_function(wrap_pyfunction!(explain_codes, m)?)?;

@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from portside.config.limits import pool_open_rate
 from portside.control.event_kinds import KINDS
 
 if TYPE_CHECKING:
@@ -78,12 +79,29 @@ FAMILIES: dict[str, Family] = {
             "Clients that got an error of Portside's instead of a server.",
         ),
         _f(
+            "service_commands_refused_total",
+            "counter",
+            "service",
+            "Pool mode: commands that got an error of Portside's in place of a server connection.",
+        ),
+        _f(
+            "service_logins_failed_total",
+            "counter",
+            "service",
+            "Pool mode: logins of clients that failed.",
+        ),
+        _f(
             "service_bytes_total",
             "counter",
             "service direction",
             "Bytes relayed; direction is to_server or to_client.",
         ),
-        _f("member_sessions", "gauge", "service server", "Sessions of the service there now."),
+        _f(
+            "member_sessions",
+            "gauge",
+            "service server",
+            "Sessions of the service there now; pool mode: 0, see the server's pool.",
+        ),
         _f("member_sessions_total", "counter", "service server", "Sessions sent there."),
         _f("member_eligible", "gauge", "service server", "1 when new sessions may go there."),
         _f("member_weight", "gauge", "service server", "Weight in force, overrides included."),
@@ -111,7 +129,25 @@ FAMILIES: dict[str, Family] = {
         ),
         _f("server_pool_connections", "gauge", "server", "Pool mode: connections open there now."),
         _f("server_pool_busy", "gauge", "server", "Pool mode: of these, in a session's hands."),
+        _f(
+            "server_pool_max",
+            "gauge",
+            "server",
+            "Pool mode: connections at most; absent without a pool.",
+        ),
         _f("server_pool_opened_total", "counter", "server", "Pool mode: connections opened."),
+        _f(
+            "server_pool_open_rate",
+            "gauge",
+            "server",
+            "Pool mode: connections opened per second at most; absent without a pool.",
+        ),
+        _f(
+            "server_pool_logins_failed_total",
+            "counter",
+            "server",
+            "Pool mode: logins of ours that the server refused.",
+        ),
         _f(
             "server_read_only_errors_total",
             "counter",
@@ -255,8 +291,12 @@ class InstanceCollector(Collector):
                 yield "server_up", (server.name,), server.is_up
             if server.check_s is not None:
                 yield "server_check_duration_seconds", (server.name,), server.check_s
+            if server.pool_max is not None:
+                yield "server_pool_max", (server.name,), server.pool_max
             if server.lag_s is not None:
                 yield "server_replication_lag_seconds", (server.name,), server.lag_s
+        for name, rate in pool_open_rate(self._instance.config).items():
+            yield "server_pool_open_rate", (name,), rate
         # Every kind from the start: an alert on the first event of a kind needs the 0 before it.
         counts = self._instance.event_counts()
         for kind in KINDS:
@@ -294,7 +334,14 @@ def _process(stats: dict[str, Any]) -> Iterator[Sample]:
 def _services(stats: dict[str, Any]) -> Iterator[Sample]:
     for service in stats["services"]:
         name = service["name"]
-        for key in ("sessions", "queued", "accepted_total", "refused_total"):
+        for key in (
+            "sessions",
+            "queued",
+            "accepted_total",
+            "refused_total",
+            "commands_refused_total",
+            "logins_failed_total",
+        ):
             yield f"service_{key}", (name,), service[key]
         for direction in ("to_server", "to_client"):
             yield "service_bytes_total", (name, direction), service[f"{direction}_bytes_total"]
@@ -334,6 +381,7 @@ def _servers(stats: dict[str, Any]) -> Iterator[Sample]:
             "pool_connections",
             "pool_busy",
             "pool_opened_total",
+            "pool_logins_failed_total",
             "read_only_errors_total",
         ):
             yield f"server_{key}", label, server[key]

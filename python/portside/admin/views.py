@@ -89,6 +89,8 @@ class ServerView:
     """Pool mode: server connections open."""
     pool_max: int | None
     """Pool mode: server connections at most; None: no pool uses it."""
+    pool_login_error: str
+    """Pool mode: the account that it did not let in, and why; "" when it let it in since."""
     breaker: str
     hosts_blocked: tuple[str, ...]
     """Source addresses that this server refuses (errors 1129 and 1130)."""
@@ -114,6 +116,10 @@ class SessionView:
     """Pool mode: its account."""
     program: str = ""
     """Pool mode: what its client calls itself (the connection attribute `program_name`)."""
+    connection_id: int | None = None
+    """Pool mode: what its client sees as CONNECTION_ID(), and what KILL takes."""
+    server_connection_id: int | None = None
+    """Pool mode: the id on the server of the connection that it has now; None: none."""
     pinned: str = ""
     """Pool mode: why it keeps its server connection."""
     tls: str = ""

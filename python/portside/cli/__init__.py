@@ -101,19 +101,21 @@ def _check(config: Path, schema: bool, connect: bool, as_json: bool) -> int:
     type=click.IntRange(0, 64511),
     help="Listen N ports higher, to run beside HAProxy.",
 )
+@click.option("--pool", is_flag=True, help="proxysql.cnf: pool mode, with its accounts.")
 @click.option("--no-haproxy", is_flag=True, help="Do not ask the HAProxy here for its opinion.")
 @_json
-def _import(
+def _import(  # noqa: PLR0917 (click passes each by name)
     files: tuple[Path, ...],
     report: bool,
     port_offset: int,
+    pool: bool,
     no_haproxy: bool,
     as_json: bool,
 ) -> int:
     """Turn haproxy.cfg or proxysql.cnf into a portside.toml, on standard output."""
     from portside.cli import import_ as command
 
-    options = command.Options(report, port_offset, not no_haproxy, as_json)
+    options = command.Options(report, port_offset, not no_haproxy, as_json, pool)
     return command.main(files, options)
 
 

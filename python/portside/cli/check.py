@@ -1,7 +1,6 @@
 """`portside check`: every mistake in a configuration, what is doubtful, and what it will need.
 
-Loads the file, prints; with `--connect` it also logs in from every source address to every server,
-since the database judges each of our addresses alone (GRANTs, max_connect_errors).
+Loads the file, prints; with `--connect` it also logs in everywhere (connect.py).
 """
 
 from __future__ import annotations
@@ -13,35 +12,16 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import click
 
+from portside.cli import connect as connect_
 from portside.cli import table
 from portside.config import limits, load, port_space, schema, warnings
 from portside.config.addresses import Address
 from portside.config.model import Config, Server
 from portside.errors import ConfigError, ExitCode, Problem
-
-if TYPE_CHECKING:
-    from portside.health.judge import CheckResult
-    from portside.health.probe import Prober
-
-# Quick enough for 256 source addresses, far below max_connect_errors and max_connections.
-_LOGINS_AT_ONCE: Final = 16
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Login:
-    """One login attempt of `--connect`."""
-
-    server: str
-    destination: str
-    source: str
-    """Our address; "" where the route chose it."""
-    ok: bool
-    status: str
-    detail: str
 
 
 def main(config: Path, *, schema: bool, connect: bool, as_json: bool) -> int:
@@ -59,13 +39,13 @@ def main(config: Path, *, schema: bool, connect: bool, as_json: bool) -> int:
         place = Problem(str(config), 0, 0, "", "", f"too many sessions: {need.text}")
         _print_mistakes((place,), as_json)
         return ExitCode.NO
-    logins = asyncio.run(log_in_everywhere(loaded)) if connect else []
+    logins = asyncio.run(connect_.log_in_everywhere(loaded)) if connect else []
     if as_json:
         _print_json(loaded, doubts, need, logins if connect else None)
     else:
         _print_report(config, loaded, doubts, need)
         if connect:
-            _print_logins(logins)
+            connect_.write(logins)
     return ExitCode.GOOD if all(login.ok for login in logins) else ExitCode.NO
 
 
@@ -76,63 +56,6 @@ def grants_needed(config: Config) -> dict[str, tuple[str, ...]]:
         for server in config.servers
         if any(address.kind != "unix" for address in server.addresses)
     }
-
-
-async def log_in_everywhere(config: Config) -> list[Login]:
-    """One login from every source address to every destination, in the order of the file."""
-    from portside.health.probe import Prober
-
-    prober = Prober(_LOGINS_AT_ONCE)
-    gate = asyncio.Semaphore(_LOGINS_AT_ONCE)
-    try:
-        attempts = [
-            _log_in(prober, gate, server, address, source)
-            for server in config.servers
-            for address in server.addresses
-            for source in _sources_towards(server, address)
-        ]
-        return list(await asyncio.gather(*attempts))
-    finally:
-        await prober.close()
-
-
-async def _log_in(
-    prober: Prober, gate: asyncio.Semaphore, server: Server, address: Address, source: str
-) -> Login:
-    from portside.health.target import target_of
-
-    target = target_of(server, (str(address),))
-    if target is None or not target.user:
-        detail = "no account to log in with: give [check] a user and a password"
-        return Login(server.name, str(address), source, False, "NO_CHECK", detail)
-    one = dataclasses.replace(
-        target, sources=(source,) if source else (), type="query" if target.query else "login"
-    )
-    async with gate:
-        result = await prober.check(one)
-    return _outcome(server, address, source, result)
-
-
-def _outcome(server: Server, address: Address, source: str, result: CheckResult) -> Login:
-    ok = result.status.passed
-    detail = result.detail
-    if not ok and any(one.errno in (1045, 1130) for one in result.destinations):
-        user = server.check.user if server.check else ""
-        detail += f'; GRANT for "{user}"@"{source or "this host"}"'
-    return Login(server.name, str(address), source, ok, str(result.status), detail)
-
-
-def _sources_towards(server: Server, address: Address) -> tuple[str, ...]:
-    """Our addresses of the destination's family; ("",) where the route decides.
-
-    A name may have addresses of both families: every source address is tried.
-    """
-    if address.kind == "unix" or not server.source.addresses:
-        return ("",)
-    ips = server.source.ips
-    if address.ip is None:
-        return ips
-    return tuple(ip for ip in ips if (":" in ip) == (address.ip.version == 6))
 
 
 def _seen_from(server: Server) -> list[str]:
@@ -171,7 +94,10 @@ def _print_mistakes(mistakes: Sequence[Problem], as_json: bool) -> None:
 
 
 def _print_json(
-    config: Config, doubts: Sequence[Problem], need: limits.FdNeed, logins: list[Login] | None
+    config: Config,
+    doubts: Sequence[Problem],
+    need: limits.FdNeed,
+    logins: list[connect_.Login] | None,
 ) -> None:
     answer: dict[str, Any] = {
         "ok": all(login.ok for login in logins or ()),
@@ -241,22 +167,6 @@ def _print_ports(needs: Sequence[port_space.PortNeed]) -> None:
 
 def _mib(count: int) -> str:
     return f"{count / (1 << 20):,.1f} MiB"
-
-
-def _print_logins(logins: Sequence[Login]) -> None:
-    rows = tuple(
-        (
-            login.server,
-            login.destination,
-            login.source or "(route)",
-            table.Cell(login.status, "green" if login.ok else "red"),
-            login.detail,
-        )
-        for login in logins
-    )
-    table.write(table.Table(("server", "address", "from", "status", "detail"), rows), sys.stdout)
-    failed = sum(not login.ok for login in logins)
-    click.echo(f"{failed} of {len(logins)} logins failed" if failed else "every login worked")
 
 
 def _count(items: Sequence[object], word: str) -> str:

@@ -41,7 +41,7 @@ def main(seconds: int, keep: bool) -> int:
         console.print("Starting a MariaDB primary and two replicas ...")
         with ended_by_sigterm(), Stage(hosts) as stage:
             paths = _measure_all(console, stage, seconds)
-            _conclude(console, paths, hosts)
+            _conclude(console, paths, hosts, has_haproxy=stage.has_haproxy)
             if keep:
                 _keep(console, stage)
     except DatabaseError as error:
@@ -53,7 +53,7 @@ def main(seconds: int, keep: bool) -> int:
 
 
 def _measure_all(console: Console, stage: Stage, seconds: int) -> list[report.PathResult]:
-    starts: list[Callable[[], Route]] = [stage.direct, stage.start_portside]
+    starts: list[Callable[[], Route]] = [stage.direct, stage.start_portside, stage.start_pool]
     if stage.has_haproxy:
         starts.append(stage.start_haproxy)
     results = []
@@ -87,9 +87,15 @@ def _view(console: Console) -> Iterator[Show]:
     yield line
 
 
-def _conclude(console: Console, paths: Sequence[report.PathResult], hosts: where.Hosts) -> None:
+def _conclude(
+    console: Console,
+    paths: Sequence[report.PathResult],
+    hosts: where.Hosts,
+    *,
+    has_haproxy: bool,
+) -> None:
     # A pipe has no width of its own; 80 columns would fold the table.
-    wide = console if console.is_terminal else Console(width=150)
+    wide = console if console.is_terminal else Console(width=160)
     wide.print(report.final_table(paths))
     for path in paths:
         for result in path.services:
@@ -100,7 +106,7 @@ def _conclude(console: Console, paths: Sequence[report.PathResult], hosts: where
             "TIME_WAIT is not shown: on loopback the server's FIN is faster than the client's"
             " close, so the illness does not show (the article says the same)."
         )
-    if len(paths) == 2:
+    if not has_haproxy:
         console.print("HAProxy is not installed, so it is not compared: apt-get install haproxy")
 
 

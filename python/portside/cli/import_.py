@@ -37,6 +37,7 @@ class Options:
     port_offset: int = 0
     ask: bool = True
     as_json: bool = False
+    pool: bool = False
 
 
 def main(files: Sequence[Path], options: Options) -> int:
@@ -72,7 +73,9 @@ def main(files: Sequence[Path], options: Options) -> int:
 
 def _import(files: Sequence[Path], options: Options) -> Imported:
     if len(files) == 1 and is_proxysql(files[0]):
-        return import_proxysql(files[0], port_offset=options.port_offset)
+        return import_proxysql(files[0], port_offset=options.port_offset, pool=options.pool)
+    if options.pool:
+        raise click.UsageError("--pool belongs to proxysql.cnf, which has accounts")
     return import_haproxy(files, port_offset=options.port_offset, ask=options.ask)
 
 

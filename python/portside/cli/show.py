@@ -95,12 +95,14 @@ def services(rows: Sequence[Row]) -> list[table.Part]:
                 " ".join(row["listen"]),
             )
         )
-        lines += [_member(member) for member in row["members"]]
+        # Between commands a pool's sessions are nowhere: servers have the connections (POOL).
+        is_pool = row["mode"] == "pool"
+        lines += [_member(member, is_pool=is_pool) for member in row["members"]]
     heads = ("SERVICE", "STATE", "SESSIONS", "QUEUE", "TOTAL", "REFUSED", "LISTEN / WHY NOT")
     return [table.Table(heads, tuple(lines), right=frozenset({2, 3, 4, 5}))]
 
 
-def _member(member: Row) -> tuple[table.Cell, ...]:
+def _member(member: Row, *, is_pool: bool) -> tuple[table.Cell, ...]:
     weight = f"w {member['weight']}"
     if member["weight"] != member["file_weight"]:
         weight += f" (file {member['file_weight']})"
@@ -118,7 +120,7 @@ def _member(member: Row) -> tuple[table.Cell, ...]:
     return (
         table.Cell(name),
         state,
-        table.Cell(str(member["sessions"])),
+        table.Cell("" if is_pool else str(member["sessions"])),
         *_cells("", share, "", note),
     )
 
@@ -174,9 +176,11 @@ def _pool(row: Row) -> str:
 
 
 def sessions(rows: Sequence[Row]) -> list[table.Part]:
-    """One line per session."""
+    """One line per session; in pool mode with its ids as the client and the server see it."""
+    has_pool = any(row.get("connection_id") for row in rows)
     heads = (
         "ID",
+        *(("CONNECTION_ID", "ON SERVER") if has_pool else ()),
         "CLIENT",
         "SERVICE",
         "SERVER",
@@ -193,6 +197,7 @@ def sessions(rows: Sequence[Row]) -> list[table.Part]:
     lines = tuple(
         (
             str(row["id"]),
+            *(_connection_ids(row) if has_pool else ()),
             row["client"],
             row["service"],
             row["server"],
@@ -211,7 +216,13 @@ def sessions(rows: Sequence[Row]) -> list[table.Part]:
     )
     if not lines:
         return ["No sessions."]
-    return [table.Table(heads, lines, right=frozenset({0, 9, 10, 11, 12}))]
+    right = {0, *range(len(heads) - 4, len(heads)), *({1, 2} if has_pool else ())}
+    return [table.Table(heads, lines, right=frozenset(right))]
+
+
+def _connection_ids(row: Row) -> tuple[str, str]:
+    """What a pool's client sees, and what the server's process list has for it now."""
+    return str(row["connection_id"] or ""), str(row["server_connection_id"] or "")
 
 
 def events(rows: Sequence[Row]) -> list[table.Part]:

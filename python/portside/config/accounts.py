@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from portside.config.finding import Finding
 from portside.config.model import Config, Service, User
+from portside.config.pem import Pem
 from portside.config.positions import Path
 
 Method = Literal["mysql_native_password", "caching_sha2_password", "ed25519"]
@@ -64,15 +65,15 @@ def mistakes(config: Config) -> Iterator[Finding]:
             if service not in names:
                 yield Finding((*path, "services"), f"there is no service {service}", f'"{service}"')
         yield from _secret(user, path)
-    for index, service_table in enumerate(config.services):
-        key = service_table.pool.rsa_key
-        if key is not None and not _KEY.search(key.text):
+    for path, key in _keys(config).items():
+        if not _KEY.search(key.text):
             yield Finding(
-                _key_path(config, index),
+                path,
                 "this file has no private key",
                 expected='a PEM file with "BEGIN PRIVATE KEY", without a passphrase',
                 hint="openssl genrsa -out rsa.pem 2048",
             )
+    for index, service_table in enumerate(config.services):
         if service_table.mode == "pool" and not any(
             service_table in services_of(user, config) for user in config.users
         ):
@@ -116,11 +117,10 @@ def _secret(user: User, path: Path) -> Iterator[Finding]:
 
 def doubts(config: Config) -> Iterator[Finding]:
     """What is allowed but may not be meant."""
-    for index, service in enumerate(config.services):
-        key = service.pool.rsa_key
-        if key is not None and key.is_open_to_all:
+    for path, key in _keys(config).items():
+        if key.is_open_to_all:
             message = "every user of this machine can read this key"
-            yield Finding(_key_path(config, index), message, hint=f"chmod o-rwx {key}")
+            yield Finding(path, message, hint=f"chmod o-rwx {key}")
     for index, user in enumerate(config.users):
         if user.password_hash is None or not services_of(user, config):
             continue
@@ -144,9 +144,15 @@ def doubts(config: Config) -> Iterator[Finding]:
             )
 
 
-def _key_path(config: Config, service: int) -> Path:
-    is_global = config.services[service].pool.rsa_key == config.pool.rsa_key
-    return ("pool", "rsa_key") if is_global else ("service", service, "pool", "rsa_key")
+def _keys(config: Config) -> dict[Path, Pem]:
+    """The keys by the place in the file that names them: that of [pool] once for all services."""
+    found: dict[Path, Pem] = {}
+    for index, service in enumerate(config.services):
+        key = service.pool.rsa_key
+        if key is not None:
+            is_global = key == config.pool.rsa_key
+            found[("pool", "rsa_key") if is_global else ("service", index, "pool", "rsa_key")] = key
+    return found
 
 
 def _is_readable(service: Service) -> bool:

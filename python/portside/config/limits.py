@@ -67,6 +67,15 @@ def pool_max(config: Config) -> dict[str, int]:
     return {name: min(number, caps[name] or number) for name, number in most.items()}
 
 
+def pool_open_rate(config: Config) -> dict[str, int]:
+    """New server connections per second that pools may open, by server: the largest of theirs."""
+    most: dict[str, int] = {}
+    for service in config.services:
+        for member in service.servers if service.mode == "pool" else ():
+            most[member.name] = max(most.get(member.name, 0), service.pool.open_rate)
+    return most
+
+
 def fd_need(config: Config, limit: int) -> FdNeed:
     """The arithmetic for a limit of open files."""
     listeners = sum(len(service.listen) for service in config.services)

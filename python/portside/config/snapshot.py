@@ -82,11 +82,12 @@ def build(
             _service(service, servers, members, service.name in paused, listen_fds)
             for service in config.services
         ],
-        "users": [_user(user) for user in config.users],
+        "users": [account(user) for user in config.users],
     }
 
 
-def _user(user: User) -> dict[str, Any]:
+def account(user: User) -> dict[str, Any]:
+    """An account as the data plane takes it, secrets included."""
     # The one place where an account's secrets leave their Secret: the data plane checks logins.
     return {
         "name": user.name,
@@ -139,11 +140,12 @@ def _server(server: Server, destinations: tuple[str, ...] | None) -> dict[str, A
         "login_ms": _ms(server.timeouts.login_s),
         "keepalive_ms": _ms(source.keepalive_s),
         "user_timeout_ms": _ms(source.user_timeout_s),
-        "tls": _server_tls(server),
+        "tls": server_tls(server),
     }
 
 
-def _server_tls(server: Server) -> dict[str, Any] | None:
+def server_tls(server: Server) -> dict[str, Any] | None:
+    """TLS towards a server as the data plane takes it; None: none."""
     tls = server.tls
     if tls.mode == "disabled":
         return None

@@ -128,6 +128,15 @@ _CONNECTING = (
         " secure_file_priv.",
     ),
     EventKind(
+        "login_refused",
+        _WARNING,
+        "Pool mode: a server does not let an account of ours in; clients of that account get error"
+        " 1429 with the same reason. At most one event per server and minute, with the number so"
+        " far.",
+        "The message has the server's error and the cure; portside check --connect tries every"
+        " [[user]] on every server, from every source address.",
+    ),
+    EventKind(
         "close_deadlines",
         _WARNING,
         "The server's FIN was still missing when close.deadline had passed after our QUIT, so"

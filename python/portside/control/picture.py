@@ -41,6 +41,7 @@ _SERVER_ZERO: Stats = {
     "close_deadlines_total": 0,
     "pool_busy": 0,
     "pool_connections": 0,
+    "pool_login_error": None,
     "breaker": "closed",
     "hosts_blocked": [],
 }
@@ -161,6 +162,7 @@ def _server(
         pool_busy=count["pool_busy"],
         pool_open=count["pool_connections"],
         pool_max=pool_max(world.config).get(server.name),
+        pool_login_error=count["pool_login_error"] or "",
         breaker=count["breaker"],
         hosts_blocked=tuple(sorted(blocked)),
         services=tuple(
@@ -220,9 +222,22 @@ def alerts(
                 f"server {server.name} refuses our address {source or '(the route`s)'}: "
                 "FLUSH HOSTS or a GRANT there"
             )
+        if _is_exhausted(server, service_views):
+            found.append(
+                f"server {server.name}: {server.pool_busy} of {server.pool_max} pooled connections"
+                " are in use and clients wait: portside show sessions, PINNED, says who keeps one"
+            )
+        if server.pool_login_error:
+            found.append(f"{server.pool_login_error}; portside check --connect tries every account")
     if dropped := stats["log"]["dropped_total"]:
         found.append(f"{dropped:,} session log lines were lost: the log's disk is too slow")
     return tuple(found)
+
+
+def _is_exhausted(server: ServerView, services: tuple[ServiceView, ...]) -> bool:
+    if server.pool_max is None or server.pool_busy < server.pool_max:
+        return False
+    return any(one.queued and not one.paused and one.name in server.services for one in services)
 
 
 @dataclass(frozen=True, slots=True)

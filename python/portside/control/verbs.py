@@ -17,9 +17,11 @@ from portside.health.eligibility import switch as decide_switch
 from portside.health.requirement import service_rules
 
 if TYPE_CHECKING:
+    from portside.admin.views import ServerView
     from portside.config.model import Service
     from portside.control.instance import Instance
 
+_MANY = 1_000_000
 MAX_WEIGHT = 256  # as in the file, config.model.Member
 MAX_SESSION = 2**63 - 1
 """The engine's numbers of sessions have 64 bits; none lives long enough for the last one."""
@@ -33,25 +35,43 @@ async def set_server(instance: Instance, server: str, state: AdminState) -> str:
     def alter(world: World) -> World:
         return replace(world, overrides=world.overrides.with_server(server, state))
 
-    running = next((view.sessions for view in instance.servers() if view.name == server), 0)
+    (view,) = (view for view in instance.servers() if view.name == server)
     after = await instance.change(alter)
-    text = _server_sentence(server, state, before, running) + _left_without(after, server)
+    text = _server_sentence(server, state, before, view) + _left_without(after, server)
     if before is not state:
         instance.tell(f"admin_{state}", text, server=server)
     return text
 
 
-def _server_sentence(server: str, state: AdminState, before: AdminState, running: int) -> str:
+def _server_sentence(server: str, state: AdminState, before: AdminState, view: ServerView) -> str:
     still = "still" if before is state else "now"
-    sessions = f"{running} session{'' if running == 1 else 's'}"
-    if state is AdminState.DRAIN:
-        return f"server {server} is {still} in drain: no new sessions, {sessions} may go on."
-    if state is AdminState.MAINT:
-        return (
-            f"server {server} is {still} in maint: no new sessions, {sessions} will end between "
-            "two commands."
-        )
-    return f"server {server} is {still} ready: it takes sessions as its checks allow."
+    if state is AdminState.READY:
+        return f"server {server} is {still} ready: it takes sessions as its checks allow."
+    # Connections of pools are counted with the sessions, as max_connections wants it.
+    relayed = max(0, view.sessions - view.pool_open)
+    is_drain = state is AdminState.DRAIN
+    parts = ["no new sessions"]
+    if relayed or view.pool_max is None:
+        end = "may go on" if is_drain else "will end between two commands"
+        parts.append(f"{_number(relayed, 'session')} {end}")
+    if view.pool_open:
+        parts.append(_pooled_part(view, is_drain=is_drain))
+    return f"server {server} is {still} in {state}: {', '.join(parts)}."
+
+
+def _pooled_part(view: ServerView, *, is_drain: bool) -> str:
+    """What becomes of connections that clients share, and of the clients that use one now."""
+    pooled = f"{_number(view.pool_open, 'pooled connection')} will go"
+    if not view.pool_busy:
+        return pooled
+    if is_drain:
+        return f"{pooled}, {view.pool_busy} of them when a client is done with it"
+    clients = _number(view.pool_busy, "client")
+    return f"{pooled}, and {clients} that use one now will end between two commands"
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def _left_without(after: Composition, server: str) -> str:
@@ -98,12 +118,19 @@ async def set_pause(instance: Instance, service: str, paused: bool) -> str:
         wait_s = configured.timeouts.queue_s
         most = "for ever" if wait_s is None else f"at most {wait_s:g} s"
         text = (
-            f"service {service} is paused: up to {configured.queue} new clients wait, {most} each."
+            f"service {service} is paused: up to {configured.queue} {_who_waits(configured)},"
+            f" {most} each."
         )
     else:
         text = f"service {service} takes clients."
     instance.tell("admin_pause" if paused else "admin_resume", text, service=service)
     return text
+
+
+def _who_waits(service: Service) -> str:
+    if service.mode == "relay":
+        return "new clients wait"
+    return "clients wait with their next command, but for those that keep a connection"
 
 
 async def switch(instance: Instance, service: str, server: str) -> str:
@@ -139,8 +166,17 @@ async def kill(instance: Instance, session: int) -> str:
         raise Refusal("there is no session with such a number.", status=404)
     told = await asyncio.to_thread(instance.plane.close_sessions, session=session)
     if not told:
-        raise Refusal(f"there is no session {session}.", "See portside show sessions.", status=404)
+        hint = await _connection_hint(instance, session)
+        raise Refusal(f"there is no session {session}.", hint, status=404)
     return f"session {session} is being closed."
+
+
+async def _connection_hint(instance: Instance, number: int) -> str:
+    """What a client of a pool calls its connection's id is not the session's number."""
+    for view in await instance.sessions(_MANY):
+        if view.connection_id == number:
+            return f"It is the CONNECTION_ID of session {view.id}: portside kill {view.id}"
+    return "See portside show sessions."
 
 
 def _known_server(instance: Instance, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The two balancers of the demo, started with generated configurations for the same three servers.
+"""The balancers of the demo, started with generated configurations for the same three servers.
 
 write: the primary, a replica as backup. read: weights 1 : 10 : 10.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from portside.demo.child import Child
-from portside.demo.database import MONITOR_PASSWORD, MONITOR_USER
+from portside.demo.database import APP_PASSWORD, APP_USER, MONITOR_PASSWORD, MONITOR_USER
 from portside.demo.mariadb import MariaDB
 
 WEIGHTS = (1, 10, 10)
@@ -18,7 +18,13 @@ WEIGHTS = (1, 10, 10)
 
 
 def portside_toml(
-    folder: Path, servers: Sequence[MariaDB], address: str, write: int, read: int
+    folder: Path,
+    servers: Sequence[MariaDB],
+    address: str,
+    write: int,
+    read: int,
+    *,
+    is_pool: bool = False,
 ) -> str:
     """The configuration of the demo, written to be read and copied.
 
@@ -28,7 +34,12 @@ def portside_toml(
         address: the balancer's own address.
         write: port of the write service.
         read: port of the read service.
+        is_pool: in pool mode, which needs the clients' account.
     """
+    mode, account = "", ""
+    if is_pool:
+        mode = 'mode = "pool"\n'
+        account = f'[[user]]\nname = "{APP_USER}"\npassword = "{APP_PASSWORD}"\n\n'
     blocks = "\n".join(
         f'[[server]]\nname = "db{number}"\naddress = "{server.address}:{server.port}"\n'
         for number, server in enumerate(servers, 1)
@@ -43,24 +54,24 @@ socket = "{folder}/admin.sock"
 user = "{MONITOR_USER}"
 password = "{MONITOR_PASSWORD}"
 
-{blocks}
+{account}{blocks}
 [[service]]
 name = "write"
 listen = "{address}:{write}"
-require = "writable"
+{mode}require = "writable"
 servers = ["db1", {{ name = "db2", backup = true }}]
 
 [[service]]
 name = "read"
 listen = "{address}:{read}"
-require = "replicating"
+{mode}require = "replicating"
 max_lag = "10s"
 servers = [{weighted}]
 """
 
 
 def haproxy_cfg(servers: Sequence[MariaDB], address: str, write: int, read: int) -> str:
-    """The article's configuration; arguments as ``portside_toml``."""
+    """The article's configuration; arguments as ``portside_toml``'s."""
     names = [
         f"db{number} {server.address}:{server.port}" for number, server in enumerate(servers, 1)
     ]

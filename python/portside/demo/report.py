@@ -29,7 +29,7 @@ class ServiceResult:
 
 @dataclass(frozen=True)
 class PathResult:
-    """One way to the databases: direct, through Portside, through HAProxy.
+    """One way to the databases: direct, through Portside (relay, pool), through HAProxy.
 
     Attributes:
         name: how the table calls it.

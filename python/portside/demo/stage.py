@@ -89,14 +89,19 @@ class Stage:
         }
         return Route("direct", targets, {})
 
-    def start_portside(self) -> Route:
+    def start_portside(self, *, is_pool: bool = False) -> Route:
         """Starts ``portside run``; DatabaseError when it does not serve within 15 s."""
-        path, write, read = self._balanced("Portside")
+        path, write, read = self._balanced("Portside pool" if is_pool else "Portside")
+        address = self.hosts.address(where.PROXY)
         config = proxies.portside_toml(
-            self.folder, self.databases, self.hosts.address(where.PROXY), write, read
+            self.folder, self.databases, address, write, read, is_pool=is_pool
         )
         prefix = self.hosts.prefix(where.PROXY)
         return self._started(proxies.start_portside(self.folder, config, prefix), path)
+
+    def start_pool(self) -> Route:
+        """Starts ``portside run`` in pool mode; otherwise as ``start_portside``."""
+        return self.start_portside(is_pool=True)
 
     @property
     def has_haproxy(self) -> bool:

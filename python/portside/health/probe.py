@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
+from .account import log_in
 from .connection import (
     PEEK_AGAIN_S,
     CheckError,
@@ -211,6 +213,8 @@ class Prober:
                 answer = await self._check_tcp(way, deadline)
             elif target.type == "mysql":
                 answer = await self._check_greeting(target, way, deadline)
+            elif target.type == "account":
+                answer = await self._check_account(target, way, deadline)
             else:
                 answer = await self._check_login(target, way, deadline)
         except CheckError as error:
@@ -247,6 +251,23 @@ class Prober:
         finally:
             reset(sock)
         return Answer(Status.L7OK) if isinstance(first, Greeting) else _refusal(first)
+
+    async def _check_account(self, target: Target, way: Way, deadline: float) -> Answer:
+        """Logs in as an account of pool mode, as pooled connections do."""
+        sock = await way.open(deadline)
+        try:
+            if target.send_proxy:
+                await asyncio.get_running_loop().sock_sendall(sock, PROXY_V2_LOCAL)
+            talk = partial(log_in, account=target.account)
+            answer = await self._in_thread(sock, talk, deadline)
+        except BaseException:
+            reset(sock)
+            raise
+        if answer.status in (Status.L7OK, Status.L7STS):
+            self._close_later(target, sock)
+        else:
+            reset(sock)
+        return answer
 
     async def _check_login(self, target: Target, way: Way, deadline: float) -> Answer:
         """Logs in; once more with TLS where the server or the account asks for it."""
@@ -314,7 +335,17 @@ class Prober:
             raise CheckError(Status.L7RSP, text) from None
 
     async def _converse(self, sock: socket.socket, plan: LoginPlan, deadline: float) -> Answer:
-        """Runs ``converse`` in a thread on a duplicate of the socket, until the deadline."""
+        """Runs ``converse`` in a thread, until the deadline."""
+
+        def talk(duplicate: socket.socket, *, limit_s: float) -> Answer:
+            return converse(duplicate, replace(plan, limit_s=limit_s))
+
+        return await self._in_thread(sock, talk, deadline)
+
+    async def _in_thread(
+        self, sock: socket.socket, talk: Callable[..., Answer], deadline: float
+    ) -> Answer:
+        """``talk(duplicate, limit_s=...)`` in a thread, which closes its duplicate of ``sock``."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout_at(deadline):
@@ -328,8 +359,9 @@ class Prober:
             self._free_threads.release()
             text = f"no descriptor for the check: {error.strerror}; not the database"
             raise CheckError(Status.SOCKERR, text) from None
-        plan = replace(plan, limit_s=max(0.05, deadline - loop.time()))
-        job = loop.run_in_executor(self._threads, converse, duplicate, plan)
+        job = loop.run_in_executor(
+            self._threads, partial(talk, duplicate, limit_s=max(0.05, deadline - loop.time()))
+        )
         job.add_done_callback(lambda _: self._free_threads.release())
         alarm = loop.call_at(deadline, hang_up, sock)
         try:

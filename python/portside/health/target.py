@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 TlsMode = Literal["disabled", "preferred", "required", "verify-ca", "verify-identity"]
 ToServer = Literal["eof-reset", "eof", "linger2", "reset-now", "fin"]
-CheckType = Literal["tcp", "login", "query", "mysql", "python"]
+CheckType = Literal["tcp", "login", "query", "mysql", "python", "account"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Target:
         close: the rule of its sessions, which checks follow.
         send_proxy: the server expects a PROXY v2 header first; checks send LOCAL.
         password: never shown.
+        account: with type "account" who logs in as pooled connections do (``_core.try_login``).
         tls: how far its TLS goes; with "disabled" a check uses it only where the account insists.
     """
 
@@ -68,6 +69,7 @@ class Target:
     password: str = field(default="", repr=False)
     query: str = ""
     function: str = ""
+    account: str = field(default="", repr=False)
     rules: Rules = field(default_factory=Rules)
     tls: TlsRule = field(default_factory=TlsRule)
 

@@ -63,6 +63,15 @@ class Service:
     lines: list[Line]
 
 
+@dataclass(eq=False)
+class Account:
+    """A `[[user]]` of pool mode."""
+
+    name: str
+    keys: Keys
+    lines: list[Line]
+
+
 @dataclass
 class Draft:
     """A whole configuration."""
@@ -71,6 +80,7 @@ class Draft:
     """Global tables: `portside.workers`."""
     servers: list[Server] = field(default_factory=list)
     services: list[Service] = field(default_factory=list)
+    users: list[Account] = field(default_factory=list)
 
     def forget_unused(self) -> None:
         """Takes out servers that no service uses."""

@@ -31,6 +31,9 @@ _PROXYSQL: Final = re.compile(
     r"^[ \t]*(?:mysql|admin)_(?:servers|users|variables)[ \t\r\n]{0,80}[=:]", re.MULTILINE
 )
 
+_VARIABLE: Final = re.compile(r'\{ env = "PORTSIDE_[A-Z0-9_]+" \}')
+_HASH_VARIABLE: Final = re.compile(rf"^password_hash = {_VARIABLE.pattern}", re.MULTILINE)
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -112,15 +115,18 @@ def import_haproxy(
     return _finish(done.draft, done.origin, done.key_lines, file_limit, program or "")
 
 
-def import_proxysql(path: Path, *, port_offset: int = 0, file_limit: int | None = None) -> Imported:
-    """Imports proxysql.cnf as relay services.
+def import_proxysql(
+    path: Path, *, port_offset: int = 0, pool: bool = False, file_limit: int | None = None
+) -> Imported:
+    """Imports proxysql.cnf as relay services; ``pool``: of pool mode, with its accounts.
 
     Raises:
         ConfigError: a line that ProxySQL refuses.
         NothingImported: no server in it.
         PortsideError: the file cannot be read.
     """
-    done = proxysql_carry.carry(parse(read_text(path), str(path)), str(path), port_offset)
+    settings = parse(read_text(path), str(path))
+    done = proxysql_carry.carry(settings, str(path), port_offset, pool=pool)
     if done.has_password:
         done.draft.keys["check.password"] = {"env": proxysql_carry.MONITOR_VARIABLE}
     return _finish(done.draft, done.origin, done.key_lines, file_limit, "")
@@ -183,8 +189,9 @@ def _finish(
 
 
 def _with_stand_in(text: str) -> str:
-    """The text with a password in place of the variable, which need not be set yet."""
-    return text.replace(f'{{ env = "{proxysql_carry.MONITOR_VARIABLE}" }}', '"?"')
+    """The text with passwords in place of the variables, which need not be set yet."""
+    text = _HASH_VARIABLE.sub(f'password_hash = "*{"0" * 40}"', text)
+    return _VARIABLE.sub('"?"', text)
 
 
 def _rows(origin: Origin) -> tuple[Row, ...]:

@@ -137,6 +137,10 @@ def _lower(
         lines[key].dropped(f"max_sessions: {note} and add it; without it as many as fit are taken")
         return
     part = need.max_sessions // len(draft.services)
+    if part < 1 and "pool.max" in draft.keys:
+        del draft.keys["pool.max"]
+        lines["pool.max"].changed(f"[pool] max stays at its default: {note} and set it")
+        return
     if part < 1:
         raise NothingLeft(f"this host's limit of open files, {need.limit:,}, is too low for it")
     for service in draft.services:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from portside.config.dump import write_value
-from portside.importer.draft import Draft, Keys, Listen, Member, Server, Service
+from portside.importer.draft import Account, Draft, Keys, Listen, Member, Server, Service
 from portside.importer.notes import Line, Outcome, Part, counts, printable
 
 _WIDTH: Final = 100
-_ORDER: Final = ("portside", "source", "close", "timeouts", "check", "log")
+_ORDER: Final = ("portside", "source", "close", "timeouts", "check", "pool", "log")
 _WORDS: Final = {
     Outcome.CHANGED: "changed",
     Outcome.DROPPED: "not carried over",
@@ -69,6 +69,8 @@ def toml(draft: Draft, origin: Origin) -> str:
         writer.server(server)
     for service in draft.services:
         writer.service(service)
+    for account in draft.users:
+        writer.account(account)
     for group in origin.rest:
         writer.group(group)
     return "\n".join(writer.out).strip() + "\n"
@@ -127,6 +129,12 @@ class _Writer:
         self._list("listen", listens[0] if len(listens) == 1 else listens)
         self._keys(service.keys)
         self._list("servers", [_member(member) for member in service.members])
+
+    def account(self, account: Account) -> None:
+        self.out.append("")
+        self._lines([line for line in account.lines if self._has_news(line)])
+        self.out += ["[[user]]", f"name = {write_value(account.name)}"]
+        self._keys(account.keys)
 
     def _keys(self, keys: Keys) -> None:
         """Plain keys, then inline tables: `check.interval` belongs into `check = { ... }`."""

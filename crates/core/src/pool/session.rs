@@ -24,7 +24,7 @@ use portside_proto::reply::Shape;
 
 use self::answering::{malformed_attributes, unknown};
 use self::executing::is_about_statement;
-use self::framing::{length, packet, Packet};
+use self::framing::{beginning, length, packet, Packet};
 use self::login::Pending;
 pub use self::statements::Needs;
 use self::statements::Statements;
@@ -373,15 +373,8 @@ impl Session {
         conn: Option<&mut Conn>,
         context: &Context<'_>,
     ) -> (usize, Step) {
-        let (sequence, payload, is_whole) = match packet(input) {
-            Packet::Incomplete(length) if length > LONG && input.len() > HEADER_LEN => {
-                let sequence = input.get(3).copied().unwrap_or(0);
-                (sequence, input.get(HEADER_LEN..).unwrap_or(&[]), false)
-            }
-            Packet::Incomplete(_) => return (0, Step::More),
-            Packet::Whole { sequence, payload } => {
-                (sequence, payload, payload.len() < MAX_PAYLOAD as usize)
-            }
+        let Some((sequence, payload, is_whole)) = beginning(input) else {
+            return (0, Step::More);
         };
         let Some((&command, argument)) = payload.split_first() else {
             return (0, self.malformed("an empty command", 1));
@@ -415,15 +408,7 @@ impl Session {
                 return (if taken { whole } else { 0 }, step);
             }
         } else if self.verdict.is_none() {
-            self.statements.start();
-            self.verdict = Some(if is_whole {
-                self.read(command, argument)
-            } else {
-                Verdict::pinned(Pin::Long)
-            });
-            self.look_for_movers();
-            let is_set = self.verdict.as_ref().is_some_and(|v| v.kind == Kind::Set);
-            self.set = is_set.then(|| argument.into());
+            self.first_look(command, argument, is_whole);
         }
         if let Some(step) = self.answer_query() {
             self.verdict = None;
@@ -434,6 +419,19 @@ impl Session {
             return (0, Step::Attach);
         };
         self.run(input, argument, is_whole, conn, shape)
+    }
+
+    /// A command has come: what it needs and leaves behind.
+    fn first_look(&mut self, command: u8, argument: &[u8], is_whole: bool) {
+        self.statements.start();
+        let verdict = if is_whole {
+            self.read(command, argument)
+        } else {
+            Verdict::pinned(Pin::Long)
+        };
+        self.set = (verdict.kind == Kind::Set).then(|| argument.into());
+        self.verdict = Some(verdict);
+        self.look_for_movers();
     }
 
     /// Runs the command at the beginning of the input on this connection.

@@ -1,25 +1,19 @@
-//! Server connections of the pool: opened through the same sources, ledgers and breakers as relayed ones, and
-//! closed by the same rules.
+//! Server connections of the pool that no client has: connect, login, cleaning, and what is next for them; closed
+//! by the same rules as relayed ones.
 
-use std::net::{IpAddr, SocketAddr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 use mio::event::Event as Io;
-use mio::unix::SourceFd;
-use mio::{Interest, Token};
-use portside_core::breaker::{Decision, Event as Breaker};
-use portside_core::pool::{Class, Conn, Event, Failure, Transport, User};
+use mio::Token;
+use portside_core::pool::{Event, Failure};
 use portside_core::reason::TlsFailure;
-use portside_proto::proxy_header;
 
 use super::securing::secure_server;
-use super::welcome::random;
-use super::{pool_token, unpack_pool, Back, Place, PoolSlot, Share, State, Victim};
-use crate::attempt::{lift_bars, no_source_text, Failed, Opened, LOOK_MS, RESET_WAS_LOST};
+use super::{unpack_pool, Back, Place, State};
+use crate::attempt::{LOOK_MS, RESET_WAS_LOST};
 use crate::events::Kind;
-use crate::plan::Service;
 use crate::ports;
 use crate::socket::Read;
 use crate::sys;
@@ -28,218 +22,7 @@ use crate::worker::{panic_text, Worker};
 /// Of the connections that come free while own clients wait every so many may go to another worker's.
 const SHARE_EVERY: u32 = 16;
 
-/// What a connection is opened for.
-pub(super) enum Purpose {
-    /// This session's command.
-    Client(Token, Share),
-    /// To learn what the server is.
-    Scout,
-    /// To lie ready. True: before anybody was known who would use it.
-    Warm(bool),
-    /// To kill a query.
-    Kill(Victim),
-}
-
-/// Connections that lie ready are opened from the first half of a second's budget, so that clients find the other.
-const WARM_BURST_MS: u64 = 500;
-
-/// How a connection shall be made.
-pub(super) struct Order<'a> {
-    pub user: &'a Arc<User>,
-    pub class: Class,
-    /// The client and its listener, where the server gets a PROXY header.
-    pub client: Option<(SocketAddr, SocketAddr)>,
-    pub purpose: Purpose,
-}
-
-/// Why no connection was begun.
-pub(super) enum NotNow {
-    /// No place in the pool or on the server, or no budget: wait.
-    Full,
-    /// The attempt failed; the text says how. With another address of the server to try it is not the server that failed.
-    Failed {
-        why: Failed,
-        text: String,
-        has_other: bool,
-    },
-}
-
-/// A connect under way, with the places it holds.
-struct Reached {
-    slot: PoolSlot,
-    is_probe: bool,
-    destination: usize,
-    source: Option<IpAddr>,
-    opened: Opened,
-}
-
 impl Worker {
-    /// Begins a connection to a member of a service.
-    pub(super) fn open_back(
-        &mut self,
-        service: &Service,
-        member: usize,
-        order: Order<'_>,
-    ) -> Result<(), NotNow> {
-        let reached = self.reach(service, member, &order.purpose)?;
-        let opened = reached.opened;
-        let entry = &service.members[member];
-        let server = &entry.server;
-        server.state.pool.opened.fetch_add(1, Relaxed);
-        self.pool.serial += 1;
-        self.pool.generations = (self.pool.generations + 1) & 0x3fff_ffff;
-        let mut rules = entry.rules;
-        let held = opened.held.as_ref();
-        if held.is_some_and(|held| held.resets_are_lost(self.now)) {
-            rules.avoid_resets();
-        }
-        let user = order.user;
-        let transport = match (server.tls.as_ref(), opened.socket.is_tcp) {
-            (Some(tls), is_tcp) => tls.transport(is_tcp),
-            (None, true) => Transport::Plain,
-            (None, false) => Transport::Secure,
-        };
-        let mut back = Box::new(Back {
-            index: 0,
-            generation: self.pool.generations,
-            id: self.pool.serial,
-            state: State::Connecting,
-            conn: Conn::new(user, order.class, random(), transport),
-            source_ip: opened
-                .held
-                .as_ref()
-                .map(|h| h.source().ip())
-                .or(reached.source),
-            source: opened.held.as_ref().map(super::Held::source),
-            socket: opened.socket,
-            slot: Some(reached.slot),
-            busy: None,
-            share: None,
-            held: opened.held,
-            destination: reached.destination,
-            rules,
-            user: Arc::clone(user),
-            has_proxy: server.send_proxy,
-            client: order.client.map(|(client, _)| client),
-            wanted_by: None,
-            is_scout: false,
-            is_guess: false,
-            plan: 0,
-            retire_at: 0,
-            errand: None,
-            has_run: false,
-            kills: 0,
-            is_probe: reached.is_probe,
-            has_greeted: false,
-            reset_was_lost: false,
-            owes_reply: false,
-            drained: 0,
-            opened_at: self.now,
-            used_at: self.now,
-            armed: None,
-        });
-        match order.purpose {
-            Purpose::Client(token, share) => {
-                (back.wanted_by, back.share) = (Some(token), Some(share));
-            }
-            Purpose::Scout => back.is_scout = true,
-            Purpose::Warm(is_guess) => back.is_guess = is_guess,
-            Purpose::Kill(victim) => back.errand = Some(victim),
-        }
-        back.socket.connected = opened.done;
-        if server.send_proxy {
-            // Kept until the connect is done; it must be the first that the server reads.
-            back.socket.tail = match order.client {
-                Some((client, listener)) => proxy_header::v2(client, listener),
-                None => proxy_header::v2_local(),
-            };
-        }
-        self.watch_back(back);
-        Ok(())
-    }
-
-    /// Takes the places and begins the connect; whatever fails gives everything back.
-    fn reach(
-        &mut self,
-        service: &Service,
-        member: usize,
-        purpose: &Purpose,
-    ) -> Result<Reached, NotNow> {
-        let Some(rules) = service.pool else {
-            return Err(NotNow::Full);
-        };
-        let server = Arc::clone(&service.members[member].server);
-        let pool = &server.state.pool;
-        let is_killer = matches!(purpose, Purpose::Kill(_));
-        let burst_ms = match purpose {
-            Purpose::Warm(_) => WARM_BURST_MS,
-            _ => 1_000,
-        };
-        let is_full = self.now < pool.full_until_ms.load(SeqCst);
-        let Some(slot) = PoolSlot::take(&server, is_killer).filter(|_| !is_full) else {
-            return Err(NotNow::Full);
-        };
-        // One at a time needs no budget.
-        if !is_killer && !pool.may_open(rules.open_rate, burst_ms, self.now) {
-            return Err(NotNow::Full);
-        }
-        let is_probe = match server.state.breaker.on(Breaker::Ask, self.now) {
-            Decision::Refuse => {
-                return Err(NotNow::Failed {
-                    why: Failed::NotNow,
-                    text: String::new(),
-                    has_other: false,
-                })
-            }
-            decision => decision == Decision::Probe,
-        };
-        lift_bars(&self.shared, &server, self.now);
-        let choice = server.sources.choose(&server.destinations, self.now);
-        let opened = match choice {
-            Some(choice) => self.open(&server, choice),
-            None => Err((Failed::NoSource, no_source_text(&server).into())),
-        };
-        match opened {
-            Ok((destination, opened)) => Ok(Reached {
-                slot,
-                is_probe,
-                destination,
-                source: choice.and_then(|choice| choice.source),
-                opened,
-            }),
-            Err((why, text)) => {
-                if is_probe {
-                    server.state.breaker.on(Breaker::Withdrawn, self.now);
-                }
-                let to = choice.map_or(0, |choice| choice.destination);
-                let is_theirs = why == Failed::Server;
-                Err(NotNow::Failed {
-                    why,
-                    has_other: is_theirs && self.server_failed(&server, to, self.now, &text),
-                    text: text.into(),
-                })
-            }
-        }
-    }
-
-    fn watch_back(&mut self, mut back: Box<Back>) {
-        back.index = self.pool.backs.insert(Place::Taken);
-        let fd = back.socket.fd();
-        let token = pool_token(back.index, back.generation);
-        let both = Interest::READABLE | Interest::WRITABLE;
-        let watched = self
-            .poll
-            .registry()
-            .register(&mut SourceFd(&fd), token, both);
-        back.socket.watches_writes = true;
-        if let Err(e) = watched {
-            return self.back_failed(back, &format!("epoll: {e}"), false);
-        }
-        let limit = self.now + back.rules.connect_ms;
-        self.arm_back(&mut back, limit);
-        self.drive_back(back);
-    }
-
     pub(super) fn arm_back(&mut self, back: &mut Back, at: u64) {
         if back.armed.is_none_or(|armed| at < armed) {
             back.armed = Some(at);
@@ -436,7 +219,10 @@ impl Worker {
                     self.arm_back(&mut back, limit);
                     return self.put_back_down(back);
                 }
-                Ok(Event::Ready) => return self.settle(back),
+                Ok(Event::Ready) => {
+                    back.was_let_in();
+                    return self.settle(back);
+                }
                 // A step that failed while cleaning: it is not worth finding out what is left of it.
                 Ok(Event::Failed(Failure::Step(_))) => return self.quit_back(back),
                 Ok(Event::Failed(failure)) => return self.login_refused(back, failure),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use portside_core::pool::{Class, Killed, Left, User};
 use portside_core::reason::Cause;
 
-use super::back::{Order, Purpose};
+use super::opening::{Order, Purpose};
 use super::{Back, Place, Pool, State, Victim};
 use crate::plan::{Server, Service};
 use crate::shared::Message;

@@ -8,8 +8,8 @@ use portside_core::pool::{Class, Session as Front, User};
 use portside_core::reason::{Cause, ServerClose};
 use portside_proto::err::errno;
 
-use super::back::{NotNow, Order, Purpose};
 use super::client::Next;
+use super::opening::{NotNow, Order, Purpose};
 use super::shelf::Key;
 use super::{Place, Pooled, Share, State};
 use crate::attempt::Failed;
@@ -27,6 +27,16 @@ const BARRED_MS: u64 = 1_500;
 const NOT_KNOWN: &str =
     "portside: FOUND_ROWS() and ROW_COUNT() are not known any more: others have used the \
     connection meanwhile. Use SQL_CALC_FOUND_ROWS, or a transaction (docs/pooling.md)";
+
+/// What came of an attempt to open a connection for a session.
+enum Begun {
+    /// It is under way, or not possible now.
+    Waits,
+    /// Another server may be tried.
+    TryNext,
+    /// No attempt is left.
+    Over,
+}
 
 impl Worker {
     /// Finds a connection for the command at hand, opens one, or lets the session wait.
@@ -46,19 +56,29 @@ impl Worker {
         if !self.follow_plan(session, pooled) {
             return self.account_is_gone(session, pooled);
         }
-        let service = Arc::clone(&session.service);
-        let Some((user, class)) = wishes(pooled) else {
-            return Next::Wait;
-        };
         if let Some(same) = pooled.front.as_ref().and_then(|front| front.want().same) {
             return self.attach_same(index, session, pooled, input, same);
         }
-        if service.paused {
+        if session.service.paused {
             return self.wait(index, session, pooled, input);
         }
         if let Some(next) = self.go_home(index, session, pooled, input) {
             return next;
         }
+        self.attach_any(index, session, pooled, input)
+    }
+
+    fn attach_any(
+        &mut self,
+        index: usize,
+        session: &mut Session,
+        pooled: &mut Pooled,
+        input: &[u8],
+    ) -> Next {
+        let Some((user, class)) = wishes(pooled) else {
+            return Next::Wait;
+        };
+        let service = Arc::clone(&session.service);
         loop {
             let member = match self.choose_pooled(&service, session, pooled, &user, class) {
                 Choice::Member(member) => member,
@@ -72,18 +92,18 @@ impl Worker {
                     return self.nobody_pooled(index, session, pooled, input, &service)
                 }
             };
-            let server = Arc::clone(&service.members[member].server);
-            let client = proxied(session, &server);
+            let Some(share) = Share::take(&service.members[member]) else {
+                return self.wait(index, session, pooled, input);
+            };
+            let server = &service.members[member].server;
+            let client = proxied(session, server);
             let key = Key {
-                server: &server,
+                server,
                 user: &user,
                 class,
                 client: client.map(|(c, _)| c),
             };
-            let Some(share) = Share::take(&service.members[member]) else {
-                return self.wait(index, session, pooled, input);
-            };
-            self.note_user(&server, &user, class);
+            self.note_user(server, &user, class);
             if let Some(mut back) = self.take_idle(&key, pooled) {
                 service.members[member].state.total.fetch_add(1, Relaxed);
                 back.share = Some(share);
@@ -98,25 +118,42 @@ impl Worker {
                 client,
                 purpose: Purpose::Client(token(index, session.generation, false), share),
             };
-            // Before the attempt, which may succeed at once.
-            pooled.is_opening = true;
-            let begun = self.open_back(&service, member, order);
-            pooled.is_opening = begun.is_ok();
-            if let Err(NotNow::Failed {
-                why,
-                text,
-                has_other,
-            }) = begun
-            {
-                let member = (!has_other).then_some(member);
-                if is_over_after(pooled, &service, member, (why, text)) {
-                    return self.nobody_pooled(index, session, pooled, input, &service);
-                }
-                if !is_shortage(why) {
-                    continue;
-                }
+            match self.open_for(pooled, &service, member, order) {
+                Begun::Waits => return self.wait(index, session, pooled, input),
+                Begun::Over => return self.nobody_pooled(index, session, pooled, input, &service),
+                Begun::TryNext => {}
             }
-            return self.wait(index, session, pooled, input);
+        }
+    }
+
+    /// Opens a connection for a session that has none.
+    fn open_for(
+        &mut self,
+        pooled: &mut Pooled,
+        service: &Service,
+        member: usize,
+        order: Order<'_>,
+    ) -> Begun {
+        // Before the attempt, which may succeed at once.
+        pooled.is_opening = true;
+        let begun = self.open_back(service, member, order);
+        pooled.is_opening = begun.is_ok();
+        let Err(NotNow::Failed {
+            why,
+            text,
+            has_other,
+        }) = begun
+        else {
+            return Begun::Waits;
+        };
+        let failed = (!has_other).then_some(member);
+        if is_over_after(pooled, service, failed, (why, text)) {
+            return Begun::Over;
+        }
+        if is_shortage(why) {
+            Begun::Waits
+        } else {
+            Begun::TryNext
         }
     }
 

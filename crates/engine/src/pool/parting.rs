@@ -11,7 +11,8 @@ use portside_core::relay::ToServer;
 use portside_proto::err::errno;
 use portside_proto::quit;
 
-use super::{Back, State};
+use super::{Back, Denied, State};
+use crate::events::Kind;
 use crate::ports;
 use crate::shared::Peer;
 use crate::socket::Read;
@@ -50,9 +51,32 @@ impl Worker {
                 outcomes.count_tls(Peer::Server, Some(TlsFailure::NotOffered));
                 self.back_failed(back, &format!("TLS: {text}"), true);
             }
-            Failure::Denied(text) | Failure::Broken(text) => self.back_failed(back, &text, false),
+            Failure::Denied(text) => {
+                self.was_denied(&back, &text);
+                self.back_failed(back, &text, false);
+            }
+            Failure::Broken(text) => self.back_failed(back, &text, false),
             Failure::Step(error) => self.back_failed(back, &error.message, false),
         }
+    }
+
+    /// The server does not let an account in: clients of it get errors until somebody mends that.
+    fn was_denied(&self, back: &Back, what: &str) {
+        let Some(server) = back.server() else {
+            return;
+        };
+        let user = &back.user.server_user;
+        let text = format!("server {}: account {user}: {what}", server.name);
+        let pool = &server.state.pool;
+        let count = pool.logins_failed.fetch_add(1, Relaxed) + 1;
+        if pool.logins_told.is_due(self.now) {
+            let events = &self.shared.events;
+            let text = format!("{text} ({count} so far)");
+            events.push(Kind::LoginRefused, "", &server.name, text);
+        }
+        let user = user.clone();
+        let at = self.now;
+        pool.denied.store(Some(Arc::new(Denied { user, text, at })));
     }
 
     /// An ERR of a server that is alive: no place, or not for our address.
@@ -85,7 +109,9 @@ impl Worker {
         let wanted_by = back.wanted_by.take();
         if back.is_scout {
             self.pool.scouts.retain(|name| *name != server.name);
-            server.state.pool.was_asked.store(true, Relaxed);
+            let pool = &server.state.pool;
+            pool.was_asked.store(true, Relaxed);
+            pool.scout_error.store(Some(Arc::new(text.clone())));
         }
         // Another port is worth a try at once, as another address is.
         let mut has_other = back.reset_was_lost;

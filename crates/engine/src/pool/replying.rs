@@ -13,9 +13,6 @@ use crate::session::Session;
 use crate::socket::Read;
 use crate::worker::{token, Worker, TURN_BYTES};
 
-/// Writes that a server refuses are told once in this time.
-const READ_ONLY_MS: u64 = 60_000;
-
 impl Worker {
     /// Reads the attached connection: steps of its preparation, or a reply for the client.
     pub(super) fn pump_back(
@@ -142,13 +139,7 @@ impl Worker {
         };
         let pool = &server.state.pool;
         let count = pool.read_only_errors.fetch_add(1, Relaxed) + 1;
-        let told = pool.read_only_told_ms.load(Relaxed);
-        let is_due = count == 1 || self.now >= told + READ_ONLY_MS;
-        let swap = |new| {
-            pool.read_only_told_ms
-                .compare_exchange(told, new, Relaxed, Relaxed)
-        };
-        if is_due && swap(self.now).is_ok() {
+        if pool.read_only_told.is_due(self.now) {
             let name = &session.service.name;
             let text = format!(
                 "service {name}: server {} refused a write because it is read-only ({count} so far)",
@@ -263,6 +254,8 @@ impl Worker {
         pooled.waits_since = None;
         pooled.is_opening = false;
         session.error = Some(text.into());
+        let refused = &session.service.state.commands_refused;
+        refused.fetch_add(1, Relaxed);
         let Some(front) = pooled.front.as_mut() else {
             return Next::Over(Cause::Internal);
         };

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use portside_core::pool::{Class, User};
 use portside_proto::command::capability;
 
-use super::back::{Order, Purpose};
+use super::opening::{NotNow, Order, Purpose};
 use super::{Back, Favourite, Place, State};
 use crate::plan::{Server, Service};
 use crate::worker::Worker;
 
 /// The class of PHP's mysqlnd with utf8mb4: the commonest clients of a pool.
-const GUESS: Class = Class {
+pub(super) const GUESS: Class = Class {
     capabilities: (capability::LONG_FLAG
         | capability::TRANSACTIONS
         | capability::MULTI_RESULTS
@@ -75,9 +75,15 @@ impl Worker {
         };
         let name = service.members[member].server.name.clone();
         self.pool.scouts.push(name.clone());
-        if self.open_back(service, member, order).is_err() {
+        if let Err(why) = self.open_back(service, member, order) {
             let pool = &service.members[member].server.state.pool;
             pool.was_asked.store(true, Relaxed);
+            if let NotNow::Failed { text, .. } = why {
+                // Empty: not even tried, and the last try's reason holds.
+                if !text.is_empty() {
+                    pool.scout_error.store(Some(Arc::new(text)));
+                }
+            }
             self.pool.scouts.retain(|scout| *scout != name);
         }
     }

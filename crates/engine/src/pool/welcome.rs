@@ -77,8 +77,7 @@ impl Worker {
                 return Next::Wait;
             }
             let text = if served {
-                "no server could be logged in to yet, so its version is not known. On the proxy: portside show events"
-                    .to_owned()
+                unknown_text(&service)
             } else {
                 no_server_text(&service, self.now)
             };
@@ -136,6 +135,7 @@ impl Worker {
     }
 
     pub(super) fn login_failed(&self, session: &Session, name: &[u8]) {
+        session.service.state.logins_failed.fetch_add(1, Relaxed);
         if let Some(ip) = session.client.ip() {
             let shared = &self.shared.pool;
             let mut failed = shared.failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -226,6 +226,18 @@ impl std::fmt::Display for Address {
             None => f.write_str("localhost"),
         }
     }
+}
+
+/// No server has greeted yet, and why not. A stranger reads it: what failed before a greeting names no account.
+fn unknown_text(service: &Service) -> String {
+    let members = service.members.iter();
+    let mut reasons = members.filter_map(|m| m.server.state.pool.scout_error.load_full());
+    let why = reasons.next();
+    format!(
+        "no server could be logged in to yet, so its version is not known{}{}. On the proxy: portside show events",
+        if why.is_some() { ": " } else { "" },
+        why.as_deref().map_or("", String::as_str)
+    )
 }
 
 /// How long a client waits for the first greetings of its service's servers.

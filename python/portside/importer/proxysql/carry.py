@@ -1,8 +1,9 @@
-"""ProxySQL's tables to relay services: servers, replication hostgroups, what they need.
+"""ProxySQL's tables to services: servers, replication hostgroups, what they need.
 
-ProxySQL has one port and looks at queries; a relay looks at none, so each hostgroup becomes a
-service with a port of its own, and the application says by the port what it wants. What belongs to
-sharing server connections (users, multiplexing, rules, the cache) is named and not carried over.
+ProxySQL has one port and looks at queries; Portside splits by port, so each hostgroup becomes a
+service with a port of its own, and the application says by the port what it wants. In relay mode
+what belongs to sharing server connections (users, multiplexing) is named and not carried over; in
+pool mode accounts become `[[user]]`. Rules and the cache are carried over in neither.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from portside.importer.draft import (
     reduced,
 )
 from portside.importer.notes import Line
+from portside.importer.proxysql.accounts import accounts
 from portside.importer.proxysql.hostgroups import PAIR_TABLES, Plan, Row, plans
 from portside.importer.proxysql.libconfig import Node
 from portside.importer.proxysql.shown import shown
@@ -33,9 +35,10 @@ from portside.importer.write import Group, Origin
 
 MONITOR_VARIABLE: Final = "PORTSIDE_MONITOR_PASSWORD"
 _POOL: Final = "belongs to shared server connections (pool mode), which a relay has not"
+_POOL_HAS_NOT: Final = "Portside's pool has no such setting: docs/pooling.md has those it has"
 _TABLES: Final[Mapping[str, str]] = {
-    "mysql_query_rules": "a relay looks at no query: the application chooses by the port",
-    "mysql_query_rules_fast_routing": "a relay looks at no query: a service for each schema's port",
+    "mysql_query_rules": "no query is routed by its text: the application chooses by the port",
+    "mysql_query_rules_fast_routing": "not routed by schema: a service for each schema's port",
     "scheduler": 'a check of your own is Python: [check] type = "python"',
     "proxysql_servers": "no cluster: each Portside decides by its own checks; give all one file",
     "admin_variables": "admin.socket, to which the portside commands speak",
@@ -53,6 +56,9 @@ _MS: Final[Mapping[str, str]] = {
     "monitor_ping_interval": "check.interval",
     "monitor_ping_timeout": "check.timeout",
 }
+_MOST: Final = 2**31 - 1
+_POOL_MS: Final = {"connection_max_age_ms": "pool.max_lifetime"}
+_POOL_NUMBERS: Final = {"throttle_connections_per_sec_to_hostgroup": "pool.open_rate"}
 _NUMBERS: Final[Mapping[str, str]] = {
     "threads": "portside.workers",
     "max_connections": "portside.max_sessions",
@@ -71,20 +77,21 @@ class Carried:
     """The monitor's password is asked for in $PORTSIDE_MONITOR_PASSWORD."""
 
 
-def carry(settings: Mapping[str, Node], name: str, port_offset: int = 0) -> Carried:
-    """The draft of one proxysql.cnf.
+def carry(
+    settings: Mapping[str, Node], name: str, port_offset: int = 0, *, pool: bool = False
+) -> Carried:
+    """The draft of one proxysql.cnf; ``pool``: its services are of pool mode.
 
     Raises:
         ConfigError: a value that ProxySQL refuses.
     """
-    maker = _Maker(settings, name, port_offset)
+    maker = _Maker(settings, name, port_offset, pool)
     maker.make()
     hints = [
         "ProxySQL has one port and looks at queries; here each hostgroup has a port of its own, and"
-        " the application chooses by it. Clients log in at the database itself: its accounts and"
-        " GRANTs count, for Portside's addresses.",
-        "Users and passwords are not copied; [[user]] belongs to pool mode.",
+        " the application chooses by it."
     ]
+    hints += _pool_hints(maker.draft) if pool else _RELAY_HINTS
     if maker.has_password:
         hints.append(
             f"The monitor's password is not copied: set ${MONITOR_VARIABLE}, for `check` too."
@@ -93,11 +100,33 @@ def carry(settings: Mapping[str, Node], name: str, port_offset: int = 0) -> Carr
     return Carried(maker.draft, origin, maker.key_lines, maker.has_password)
 
 
+_RELAY_HINTS: Final = (
+    "Clients log in at the database itself: its accounts and GRANTs count, for Portside's"
+    " addresses.",
+    "Users and passwords are not copied; [[user]] belongs to pool mode (portside import --pool).",
+)
+
+
+def _pool_hints(draft: Draft) -> list[str]:
+    variables = [
+        f"${value['env']}"
+        for account in draft.users
+        for value in account.keys.values()
+        if isinstance(value, dict)
+    ]
+    return [
+        "Clients log in at Portside, as at ProxySQL; what pins a session to its connection is in"
+        " docs/pooling.md. portside check --connect logs in as each account.",
+        f"Passwords are not copied: set {', '.join(variables)}, for `check` too.",
+    ]
+
+
 @dataclass
 class _Maker:
     settings: Mapping[str, Node]
     name: str
     port_offset: int
+    pool: bool
     draft: Draft = field(default_factory=Draft)
     groups: list[Group] = field(default_factory=list)
     key_lines: dict[str, Line] = field(default_factory=dict)
@@ -126,15 +155,34 @@ class _Maker:
             self._service(plan, listens)
         self.draft.servers = list(self._servers.values())
         hoist(self.draft)
-        for user in users:
-            user.line.dropped("an account of pool mode; in a relay the database's own accounts log"
-                              " in, unseen")  # fmt: skip
+        self._accounts(users)
         for table, left in rows.items():
             for row in left:
                 row.line.dropped(_TABLES.get(table, "not known to this importer"))
         for table, own in (("mysql_servers", servers), ("mysql_users", users),
                            *pairs.items(), *rows.items()):  # fmt: skip
             self.groups.append(Group(table, [row.line for row in own]))
+
+    def _accounts(self, users: Sequence[Row]) -> None:
+        if self.pool:
+            self.draft.users = accounts(users)
+            self._pool_max()
+            return
+        for user in users:
+            user.line.dropped("an account of pool mode (--pool); in a relay the database's own"
+                              " accounts log in, unseen")  # fmt: skip
+
+    def _pool_max(self) -> None:
+        """ProxySQL's limit is each server's own, a pool's is one for all: the largest."""
+        limits = {
+            limit: server
+            for server in self.draft.servers
+            if isinstance(limit := server.keys.get("max_connections"), int)
+        }
+        if limits:
+            most = max(limits)
+            self.draft.keys["pool.max"] = min(most, _MOST)
+            self.key_lines["pool.max"] = limits[most].lines[0]
 
     def _rows(self, table: str) -> list[Row]:
         node = self.settings[table]
@@ -159,11 +207,13 @@ class _Maker:
 
     def _variable(self, name: str, row: Row) -> None:
         keys = self.draft.keys
-        key = _MS.get(name) or _NUMBERS.get(name)
+        times = {**_MS, **(_POOL_MS if self.pool else {})}
+        numbers = {**_NUMBERS, **(_POOL_NUMBERS if self.pool else {})}
+        key = times.get(name) or numbers.get(name)
         if key is not None:
             value = row.number("value")
             if value:
-                keys[key] = format_duration(value / 1000) if name in _MS else value
+                keys[key] = format_duration(value / 1000) if name in times else min(value, _MOST)
                 self.key_lines[key] = row.line
             row.line.carried(key)
         elif name == "monitor_username":
@@ -175,14 +225,22 @@ class _Maker:
             row.line.carried("service")
         elif name.startswith("monitor_"):
             row.line.dropped("one check reads all of it: liveness, read_only and lag")
+        elif name == "multiplexing" and self.pool:
+            if row.text("value") in ("0", "False", "false"):
+                row.line.dropped(
+                    "ATTENTION, sessions share connections here; what multiplexing = false is, is"
+                    " a relay: import without --pool"
+                )
+            row.line.carried('mode = "pool"')
         else:
-            row.line.dropped(_POOL)
+            row.line.dropped(_POOL_HAS_NOT if self.pool else _POOL)
 
     # ---- services
 
     def _service(self, plan: Plan, listens: Sequence[Listen]) -> None:
         index = len(self.draft.services)
-        keys: Keys = {} if plan.require == "none" else {"require": plan.require}
+        keys: Keys = {"mode": "pool"} if self.pool else {}
+        keys |= {} if plan.require == "none" else {"require": plan.require}
         self._lag(plan, keys)
         if plan.has_one_writer:
             keys["balance"] = "first"
@@ -269,7 +327,11 @@ class _Maker:
         row.line.carried("[[server]]")
         self._servers[address] = server
         for name, why in _SERVER_KEYS.items():
-            if row.text(name) not in ("", "0", "False"):
+            if row.text(name) in ("", "0", "False"):
+                continue
+            if name == "use_ssl" and self.pool:
+                keys["tls.mode"] = "required"
+            else:
                 row.line.dropped(why, name)
         return server
 

@@ -150,7 +150,7 @@ impl Session {
             Killed::Yes => return offer::ok(1, self.status),
             Killed::Unknown => (
                 errno::NO_SUCH_THREAD,
-                format!("portside: unknown thread id: {id} (it takes what SELECT CONNECTION_ID() says here, not the ids of portside show sessions)"),
+                format!("portside: unknown thread id: {id} (it takes what SELECT CONNECTION_ID() says here: in portside show sessions CONNECTION_ID, not ID)"),
             ),
             Killed::NotOwner => (
                 errno::NOT_OWNER,
