@@ -144,7 +144,7 @@ struct Writer<'a> {
     end: usize,
 }
 
-impl<'a> Writer<'a> {
+impl Writer<'_> {
     fn run(&mut self) -> Option<()> {
         self.frames.push(Frame::default());
         let mut lexer = Lexer::new(self.text);

@@ -369,7 +369,7 @@ impl Worker {
     }
 }
 
-fn fits(server: &Server, class: Class) -> bool {
+pub(super) fn fits(server: &Server, class: Class) -> bool {
     let known = server.state.pool.known.load();
     let known = known.as_ref();
     known.is_none_or(|known| class.fits(known.capabilities, known.is_mariadb))
