@@ -11,7 +11,9 @@ import pytest
 
 from tests.conftest import Trio
 from tests.integration.test_pool import Client, config, connections, listens
+from tests.integration.test_pool_logins import account, user
 from tests.support.instance import Instance
+from tests.support.old_server import CHANGE_USER, RESET, old_server
 from tests.support.servers import Database
 from tests.support.waiting import wait_until
 
@@ -118,7 +120,12 @@ def answer(client: Client, question: str) -> object:
 def test_nothing_reaches_the_next_client(
     primary: Database, run_portside: Run, leave: Leave
 ) -> None:
-    portside = run_portside(config(primary, pool="max = 1\nopen_rate = 1000", workers=1))
+    pool = "max = 1\nopen_rate = 1000"
+    leave_and_follow(run_portside(config(primary, pool=pool, workers=1)), primary, leave)
+
+
+def leave_and_follow(portside: Instance, primary: Database, leave: Leave) -> None:
+    """Each trace is left by a client whom another follows on the only connection there may be."""
     address, leaks, kept = listens(portside), {}, 0
     for name, trace in TRACES.items():
         client = Client(portside, at=address, charset="utf8mb4")
@@ -127,7 +134,7 @@ def test_nothing_reaches_the_next_client(
                 client.ask(statement)
         before = connections(primary)
         leave(client, name)
-        # The only connection there may be: the next client gets it, cleaned, or another.
+        # It gets the same connection, cleaned, or a new one.
         following = Client(portside, at=address, charset="utf8mb4")
         if (found := answer(following, trace.ask)) != trace.fresh:
             leaks[name] = found
@@ -138,3 +145,30 @@ def test_nothing_reaches_the_next_client(
     # Most were cleaned and kept where the client's end allows it.
     assert kept >= (8 if leave is not vanishes_mid_result else 0)
     wait_until(lambda: portside.stats()["servers"][0]["pool_busy"] == 0)
+
+
+def test_a_server_without_reset_is_logged_in_to_again(primary: Database, run_portside: Run) -> None:
+    with old_server(primary) as old:
+        leave_and_follow(
+            run_portside(config(old, pool="max = 1\nopen_rate = 1000", workers=1)), primary, polite
+        )
+        # At the end of nearly every session; the connection was kept.
+        assert old.commands[CHANGE_USER] >= 8
+        assert old.commands[RESET] == 0
+
+
+def test_init_connect_has_run_for_every_session(primary: Database, run_portside: Run) -> None:
+    # Neither COM_RESET_CONNECTION nor COM_CHANGE_USER runs it again: a new connection does.
+    # It spares accounts that may do everything.
+    account(primary, "spared_not", "IDENTIFIED BY 'spared-pw'")
+    users = user("spared_not", password="spared-pw")
+    portside = run_portside(config(primary, pool="max = 1", workers=1, users=users))
+    primary.root("SET GLOBAL init_connect = 'SET @first = 7'")
+    try:
+        for _ in range(3):
+            client = Client(portside, user="spared_not", password="spared-pw", charset="utf8mb4")
+            assert client.ask("SELECT @first, @mine") == [(7, None)]
+            client.ask("SET @first = 8, @mine = 9")
+            client.connection.close()
+    finally:
+        primary.root("SET GLOBAL init_connect = ''")

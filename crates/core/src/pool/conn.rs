@@ -99,6 +99,17 @@ enum Did {
     Errand,
 }
 
+/// What brings it back to the state of its login.
+#[derive(Debug)]
+enum Cleaning {
+    /// COM_RESET_CONNECTION.
+    Reset,
+    /// The login once more, on servers that have no reset.
+    Login(Box<ClientLogin>),
+    /// Nothing: init_connect has run, and neither of these runs it again.
+    Impossible,
+}
+
 /// A server connection. See the module's text.
 #[derive(Debug)]
 pub struct Conn {
@@ -126,8 +137,7 @@ pub struct Conn {
     settings: Settings,
     /// What sessions left on it.
     left: Left,
-    /// A reset brings it back to the state of its login: not where init_connect ran after that.
-    is_resettable: bool,
+    cleaning: Cleaning,
     /// It may have warnings or an error to show.
     diagnostics: bool,
     /// Prepared statements.
@@ -173,7 +183,7 @@ impl Conn {
             schema: None,
             settings: Settings::new(),
             left: Left::Nothing,
-            is_resettable: false,
+            cleaning: Cleaning::Impossible,
             diagnostics: false,
             statements: OnServer::default(),
             preparing: None,
@@ -220,7 +230,8 @@ impl Conn {
 
     /// Whether nothing can make it fit for others again.
     pub fn is_spoiled(&self) -> bool {
-        self.left == Left::Doubt || (self.has_traces() && !self.is_resettable)
+        self.left == Left::Doubt
+            || (self.has_traces() && matches!(self.cleaning, Cleaning::Impossible))
     }
 
     /// Whether a command may be sent.
@@ -284,7 +295,10 @@ impl Conn {
                 }
             }
             Ok(Some(Step::Done)) => {
-                self.phase = Phase::FirstLook(OneRow::default());
+                let looks = Phase::FirstLook(OneRow::default());
+                if let Phase::Login(login) = std::mem::replace(&mut self.phase, looks) {
+                    self.cleaning = Cleaning::Login(login);
+                }
                 let mut query = Vec::with_capacity(FIRST_LOOK.len() + 7);
                 put_query(&mut query, FIRST_LOOK, self.capabilities);
                 Event::Send(query)
@@ -338,7 +352,7 @@ impl Conn {
     /// must be right as it is.
     pub fn is_unfit(&self, want: &Want<'_>) -> bool {
         (want.schema.is_none() && self.schema.is_some() && !want.any_schema)
-            || (self.needs_reset(want) && !self.is_resettable)
+            || (self.needs_reset(want) && !matches!(self.cleaning, Cleaning::Reset))
     }
 
     fn needs_reset(&self, want: &Want<'_>) -> bool {
@@ -357,12 +371,33 @@ impl Conn {
         settings.after(&self.settings)
     }
 
-    /// Removes the traces of a session that is over. Write the bytes and feed until `Ready`.
-    pub fn clean(&mut self) -> Vec<u8> {
+    /// Removes the traces of a session that is over. Write the bytes and feed until `Ready`; without bytes it must be
+    /// closed. `seed`: as in [`Self::new`].
+    pub fn clean(&mut self, seed: [u8; 20]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        self.put_reset(&mut bytes);
-        self.start_steps();
+        match std::mem::replace(&mut self.cleaning, Cleaning::Impossible) {
+            Cleaning::Login(mut login) => {
+                bytes = login.again(seed).unwrap_or_default();
+                self.phase = Phase::Login(login);
+                self.uses += 1;
+                self.schema = None;
+                self.statements.clear();
+                self.is_like_new();
+            }
+            cleaning => {
+                self.cleaning = cleaning;
+                self.put_reset(&mut bytes);
+                self.start_steps();
+            }
+        }
         bytes
+    }
+
+    /// The server has forgotten its session.
+    fn is_like_new(&mut self) {
+        self.left = Left::Nothing;
+        self.diagnostics = false;
+        self.settings.clear();
     }
 
     /// Runs `KILL QUERY` for a connection on the same server. Write the bytes and feed until `Ready`.
@@ -434,11 +469,7 @@ impl Conn {
                 self.settings.add(&statement);
             }
             (Did::Clear, Ok(())) => self.diagnostics = false,
-            (Did::Reset, Ok(())) => {
-                self.left = Left::Nothing;
-                self.diagnostics = false;
-                self.settings.clear();
-            }
+            (Did::Reset, Ok(())) => self.is_like_new(),
             (Did::Restore | Did::Statement(_), Ok(())) => {}
             (Did::Errand, _) => self.diagnostics = true,
             (did, Err(error)) => {

@@ -326,6 +326,35 @@ fn what_a_reset_does_not_undo_spoils_the_connection() {
     assert!(conn.is_spoiled());
 }
 
+/// Cleans it by a second login.
+fn logs_in_again(conn: &mut Conn, look: &[&str]) {
+    let login = conn.clean([0; 20]);
+    assert_eq!(login.get(4), Some(&com::CHANGE_USER));
+    assert!(String::from_utf8_lossy(&login).contains("app\0\x14"));
+    assert!(!conn.is_ready());
+    assert!(matches!(conn.feed(&mut &ok(1, 2)[..]), Event::Send(_)));
+    assert_eq!(conn.feed(&mut &row(look)[..]), Event::Ready);
+    assert!(!conn.has_traces() && conn.schema().is_none());
+    assert!(!conn.is_unfit(&logged_in().want()));
+}
+
+#[test]
+fn a_server_without_reset_logs_in_again_and_again() {
+    let mut conn = ready_of("5.6.51", &LOOK);
+    for _ in 0..2 {
+        conn.set_schema(b"shop");
+        conn.left(Left::Traces);
+        logs_in_again(&mut conn, &LOOK);
+    }
+    conn.left(Left::Traces);
+    conn.clean([0; 20]);
+    let refused = err(1, 1045, *b"28000", "Access denied");
+    assert!(matches!(
+        conn.feed(&mut &refused[..]),
+        Event::Failed(Failure::Denied(_))
+    ));
+}
+
 #[test]
 fn text_that_cannot_be_read_pins_from_the_first_statement() {
     let mut look = LOOK;

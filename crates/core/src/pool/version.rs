@@ -1,14 +1,20 @@
-//! The server whose version a service's clients are told.
+//! What follows from servers' versions.
 
 use std::sync::Arc;
 
 use super::Server;
 
-/// Of servers of one family the one of the lowest version: clients then use nothing that one of them lacks.
+/// The server whose version a service's clients are told: of one family's the lowest, so that they use nothing that one
+/// of them lacks.
 pub fn speaker(servers: &[Arc<Server>]) -> Option<&Arc<Server>> {
     servers
         .iter()
         .min_by_key(|server| (numbers(&server.version), &server.version))
+}
+
+/// Whether it has COM_RESET_CONNECTION. Source: the release notes of MySQL 5.7.3 and MariaDB 10.2.4.
+pub fn can_reset(version: &str, is_mariadb: bool) -> bool {
+    numbers(version) >= if is_mariadb { [10, 2, 4] } else { [5, 7, 3] }
 }
 
 /// 10.11.19 of `5.5.5-10.11.19-MariaDB-log`.
@@ -46,5 +52,20 @@ mod tests {
             assert_eq!(speaker(&servers(names)).unwrap().version, told);
         }
         assert!(speaker(&[]).is_none());
+    }
+
+    #[test]
+    fn old_servers_cannot_reset() {
+        for (version, is_mariadb, can) in [
+            ("5.5.5-10.11.19-MariaDB", true, true),
+            ("10.2.3-MariaDB", true, false),
+            ("10.2.4-MariaDB", true, true),
+            ("5.6.51-log", false, false),
+            ("5.7.3-m13", false, true),
+            ("9.7.0", false, true),
+            ("weird", false, false),
+        ] {
+            assert_eq!(can_reset(version, is_mariadb), can, "{version}");
+        }
     }
 }

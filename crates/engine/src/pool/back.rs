@@ -11,6 +11,7 @@ use portside_core::pool::{Event, Failure};
 use portside_core::reason::TlsFailure;
 
 use super::securing::secure_server;
+use super::welcome::random;
 use super::{unpack_pool, Back, Place, State};
 use crate::attempt::{LOOK_MS, RESET_WAS_LOST};
 use crate::events::Kind;
@@ -274,7 +275,10 @@ impl Worker {
             return self.quit_back(back);
         }
         if back.conn.has_traces() {
-            let bytes = back.conn.clean();
+            let bytes = back.conn.clean(random());
+            if bytes.is_empty() {
+                return self.quit_back(back);
+            }
             return self.say_on_its_own(back, &bytes);
         }
         self.shelve(back);

@@ -5,7 +5,7 @@ use super::plugin::Plugin;
 use super::scramble::scramble_native_once;
 use super::seal::rsa_oaep;
 use super::{ed25519, scramble_native, scramble_sha2, Credential};
-use crate::command::{capability, marker, MAX_PAYLOAD};
+use crate::command::{capability, com, marker, MAX_PAYLOAD};
 use crate::login::{first_packet, Event, Garbage, Greeting, GREETING_MAX};
 use crate::refuse_login::{self, Refusal};
 use crate::wire::{packet, put_lenenc_bytes, Assembler, Reader};
@@ -338,6 +338,13 @@ impl ClientLogin {
             payload.extend_from_slice(self.schema.as_deref().unwrap_or_default().as_bytes());
             payload.push(0);
         }
+        self.put_method(&mut payload);
+        Ok(payload)
+    }
+
+    /// The end of a login: the method's name, and the connection attributes.
+    fn put_method(&self, payload: &mut Vec<u8>) {
+        let flags = self.flags() as u32;
         if flags & capability::PLUGIN_AUTH != 0 {
             payload.extend_from_slice(self.plugin.name().as_bytes());
             payload.push(0);
@@ -348,9 +355,34 @@ impl ClientLogin {
             for text in attributes.iter().flat_map(|(name, value)| [name, value]) {
                 put_lenenc_bytes(&mut pairs, text.as_bytes());
             }
-            put_lenenc_bytes(&mut payload, &pairs);
+            put_lenenc_bytes(payload, &pairs);
         }
-        Ok(payload)
+    }
+
+    /// After [`Step::Done`]: the same account logs in anew on the same connection (`COM_CHANGE_USER`), which the server
+    /// treats as a new session. Write the bytes and feed until `Done`. None: its answer is too long for the command.
+    /// `seed`: as in [`Announce`], never the same twice.
+    ///
+    /// The answer is to the last scramble that the server has told, as in MySQL's own clients.
+    pub fn again(&mut self, seed: [u8; 20]) -> Option<Vec<u8>> {
+        debug_assert!(matches!(self.state, State::Done));
+        let announce = self.announce.as_mut()?;
+        announce.seed = seed;
+        let collation = announce.collation;
+        let answer = self.answer().ok()?;
+        let mut payload = Vec::with_capacity(160);
+        payload.push(com::CHANGE_USER);
+        payload.extend_from_slice(self.user.as_bytes());
+        payload.push(0);
+        payload.push(u8::try_from(answer.len()).ok()?);
+        payload.extend_from_slice(&answer);
+        // No schema.
+        payload.push(0);
+        payload.extend_from_slice(&u16::from(collation).to_le_bytes());
+        self.put_method(&mut payload);
+        self.assembler = Assembler::default();
+        self.state = State::Answer { switched: false };
+        Some(packet(0, &payload))
     }
 
     /// Whether nobody else can read what is sent.

@@ -2,7 +2,8 @@
 
 use portside_proto::command::capability;
 
-use super::{broken, cure, is_readable, Conn, Event, Failure, Phase};
+use super::super::version::can_reset;
+use super::{broken, cure, is_readable, Cleaning, Conn, Event, Failure, Phase};
 
 /// What is asked of a server right after the login: what a reset must restore, what a reset would change, and
 /// whether SQL text can be read here.
@@ -43,7 +44,15 @@ impl Conn {
         else {
             return None;
         };
-        self.is_resettable = init.as_ref().is_none_or(String::is_empty);
+        let Cleaning::Login(login) = &self.cleaning else {
+            return None;
+        };
+        let version = login.greeting().map_or("", |greeting| &greeting.version);
+        if init.as_ref().is_some_and(|text| !text.is_empty()) {
+            self.cleaning = Cleaning::Impossible;
+        } else if can_reset(version, self.is_mariadb) {
+            self.cleaning = Cleaning::Reset;
+        }
         let name = |value: &Option<String>| match value {
             None => Some("NULL".to_owned()),
             Some(text) => text

@@ -21,7 +21,7 @@ proptest::proptest! {
             conn.feed(&mut rest);
         }
         let mut conn = ready(&LOOK);
-        conn.clean();
+        conn.clean([0; 20]);
         conn.feed(&mut &bytes[..]);
     }
 }

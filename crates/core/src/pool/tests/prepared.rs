@@ -502,7 +502,7 @@ fn a_reset_takes_all_statements() {
     assert_eq!(out[5..9], [0; 4]);
     answered(&mut session, &mut conn, &unknown(), 1);
     conn.left(Left::Traces);
-    conn.clean();
+    conn.clean([0; 20]);
     assert_eq!(
         conn.feed(&mut &[ok(1, 2), ok(1, 2)].concat()[..]),
         Event::Ready
