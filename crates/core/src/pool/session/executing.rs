@@ -157,7 +157,9 @@ impl Session {
         };
         let changes = matches!(verdict.kind, Kind::Use(_) | Kind::DropSchema(_) | Kind::Set)
             || verdict.pins.are_permanent();
-        let asks = verdict.asks.diagnostics || verdict.asks.row_count || verdict.asks.found_rows;
+        // Without warnings of its own, those of the preparations are cleared before it asks.
+        let has_warnings = verdict.asks.diagnostics && self.pins.has(Pin::Warnings);
+        let asks = has_warnings || verdict.asks.row_count || verdict.asks.found_rows;
         let act = &mut self.statements.act;
         if changes && act.id == 0 && self.statements.moving > 0 {
             act.is_move = true;

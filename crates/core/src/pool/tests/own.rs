@@ -2,7 +2,7 @@
 
 use portside_proto::command::com;
 
-use super::prepared::{answered, execute, mariadb_session, sent, short};
+use super::prepared::{answered, execute, mariadb, mariadb_session, prepare, sent, short};
 use super::*;
 
 /// The session's id is 7.
@@ -127,6 +127,7 @@ fn an_error_added_to_forgotten_warnings_does_not_show_them_whole() {
         sent(&mut session, &mut conn, &command(com::QUERY, b"SELECT"));
         answered(&mut session, &mut conn, &err(1, 1064, *b"42000", ""), 1);
         session.let_go();
+        let mut conn = ready(&LOOK);
         let bytes = if is_query {
             command(com::QUERY, b"SELEC")
         } else {
@@ -140,4 +141,44 @@ fn an_error_added_to_forgotten_warnings_does_not_show_them_whole() {
             what => assert_eq!(refused(what), number),
         }
     }
+}
+
+#[test]
+fn a_kept_connection_shows_no_warnings_of_its_last_user() {
+    let show = command(com::QUERY, b"SHOW WARNINGS");
+    for is_own in [false, true] {
+        let (mut session, mut conn) = (mariadb_session(), mariadb());
+        let mut stranger = mariadb_session();
+        sent(&mut stranger, &mut conn, &command(com::QUERY, b"SELECT"));
+        answered(&mut stranger, &mut conn, &err(1, 1064, *b"42000", ""), 1);
+        // MariaDB keeps them: no table.
+        query(&mut session, &mut conn, "BEGIN", 3);
+        if is_own {
+            sent(&mut session, &mut conn, &command(com::QUERY, b"SELEC"));
+            answered(&mut session, &mut conn, &err(1, 1064, *b"42000", ""), 1);
+        }
+        let (_, what) = step(&mut session, &show, Some(&mut conn));
+        if is_own {
+            assert_eq!(what, Step::Forward);
+            continue;
+        }
+        assert_eq!(what, Step::Attach);
+        assert!(!conn.bring(&session.want()).is_empty());
+        assert_eq!(conn.feed(&mut &ok(1, 3)[..]), Event::Ready);
+        let (_, what) = step(&mut session, &show, Some(&mut conn));
+        assert_eq!(what, Step::Forward);
+    }
+}
+
+#[test]
+fn statements_come_along_to_where_warnings_are_asked_for() {
+    let (mut session, mut first, mut other) = (logged_in(), ready(&LOOK), ready(&LOOK));
+    prepare(&mut session, &mut first, "SELECT ?", 70, 1);
+    // It pins, and may ask for warnings.
+    let doubtful = command(com::QUERY, b"SELECT 1 /*!50000 + 1 */, 2");
+    assert_eq!(step(&mut session, &doubtful, None), (0, Step::Attach));
+    session.attached((2, other.uses()));
+    let bytes = other.prepare(&session.want());
+    let clear = command(com::QUERY, b"DO (SELECT 1 FROM (SELECT 1) d)");
+    assert!(bytes.ends_with(&clear) && bytes.len() > clear.len());
 }

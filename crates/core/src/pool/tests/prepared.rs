@@ -33,7 +33,13 @@ fn prepared(id: u32, parameters: u16, definition: &[u8]) -> Vec<u8> {
 const DEFINITION: &[u8] = b"\x03def";
 
 /// Prepares a text; gives the id that the client sees.
-fn prepare(session: &mut Session, conn: &mut Conn, text: &str, id: u32, parameters: u16) -> u32 {
+pub(super) fn prepare(
+    session: &mut Session,
+    conn: &mut Conn,
+    text: &str,
+    id: u32,
+    parameters: u16,
+) -> u32 {
     let bytes = command(com::STMT_PREPARE, text.as_bytes());
     assert_eq!(step(session, &bytes, Some(conn)).1, Step::Forward, "{text}");
     let mut reply = prepared(id, parameters, DEFINITION);
@@ -108,7 +114,7 @@ pub(super) fn mariadb_session() -> Session {
     log_in(&[Arc::new(server)])
 }
 
-fn mariadb() -> Conn {
+pub(super) fn mariadb() -> Conn {
     ready_of("5.5.5-10.11.6-MariaDB", &LOOK)
 }
 
@@ -209,7 +215,7 @@ fn a_session_that_keeps_its_connection_has_the_statement_brought() {
         step(&mut session, &bytes, Some(&mut other)),
         (0, Step::Attach)
     );
-    let sent = other.bring(&session.want().needs);
+    let sent = other.bring(&session.want());
     assert_eq!(sent, command(com::STMT_PREPARE, b"SELECT ?"));
     assert_eq!(
         other.feed(&mut &prepared(9, 1, DEFINITION)[..]),
@@ -238,7 +244,7 @@ fn what_changes_the_session_takes_its_statements_along_first() {
             step(&mut session, &bytes, Some(&mut other)),
             (0, Step::Attach)
         );
-        other.bring(&session.want().needs);
+        other.bring(&session.want());
         assert_eq!(other.feed(&mut &no[..]), Event::Ready);
         query(&mut session, &mut other, text, 2);
         assert!(session.is_pinned());
