@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from portside.cli import run_command as portside
 from portside.errors import ExitCode
+from portside.health.account import log_in
+from portside.health.judge import Status
 
 from tests.conftest import Trio
 from tests.integration.test_pool_logins import account, config, user
@@ -140,3 +143,11 @@ def test_a_server_without_tls(
     assert rows[APP_USER]["detail"] == "TLS: the server offers no TLS"
     # Another failed handshake would tell nothing more, and count towards max_connect_errors.
     assert rows["other"]["status"] == "NOT_TRIED"
+
+
+def test_a_login_that_cannot_be_tried_quotes_nothing() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        answer = log_in(ours, '{"user": "secret-pw"}', 1.0)
+    assert answer.status is Status.SOCKERR and "secret" not in answer.detail
+    assert answer.detail.startswith("the account to try cannot be read at line 1 column ")

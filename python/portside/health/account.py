@@ -34,6 +34,9 @@ def log_in(sock: socket.socket, account: str, limit_s: float) -> Answer:
         limit_s: at most.
     """
     with sock:
-        said = json.loads(_core.try_login(sock.fileno(), account, limit_s))
+        try:
+            said = json.loads(_core.try_login(sock.fileno(), account, limit_s))
+        except _core.EngineError as error:
+            return Answer(Status.SOCKERR, f"{error.args[0]}; not the database")
     detail = said["text"] or said["tls"] or ""
     return Answer(STATUSES[said["outcome"]], detail, definitive=True)
