@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from tests.support.wire_client import LoginError, Packet, Shape, WireClient, first_value
+from tests.support.wire_client import LoginError, Packet, Shape, WireClient
 
 NULL = 6
 
@@ -32,7 +32,10 @@ class Query(NamedTuple):
 
 
 class OwnId(NamedTuple):
-    """``SELECT CONNECTION_ID()``: the greeting's."""
+    """A statement whose first column is ``CONNECTION_ID()``: the greeting's."""
+
+    text: bytes = b"SELECT CONNECTION_ID()"
+    is_prepared: bool = False
 
 
 class Command(NamedTuple):
@@ -74,27 +77,52 @@ class LongData(NamedTuple):
     data: bytes
 
 
-Step = Query | OwnId | Command | Prepare | Execute | OfStatement | LongData
+class Again(NamedTuple):
+    """The client leaves, and another one comes."""
 
-_NUMBER = re.compile(rb"(?<=statement )\(\d+\)")
-_UNKNOWN_STATEMENT = b"\xff" + (1243).to_bytes(2, "little")
+
+Step = Query | OwnId | Command | Prepare | Execute | OfStatement | LongData | Again
+
+# A burst of a neighbour that has a connection, on the busiest machine.
+_BURST_S = 20.0
+# No program uses it.
+_OWN_SLOT = 9
+# An error names a statement by the server's number. In SHOW WARNINGS a length stands before it.
+_NUMBER = re.compile(rb".?(The|Unknown prepared) (statement|statement handler) \(\d+\)", re.DOTALL)
 _GTID = re.compile(rb".\x00.\tlast_gtid.0-\d+-\d+", re.DOTALL)
 _SHAPES = {25: Shape.NONE, 26: Shape.ONE, 28: Shape.ROWS}
 
 
 def _alike(payload: bytes) -> bytes:
     """A packet without the position in the binary log (session track) and ids in texts."""
-    if payload.startswith(_UNKNOWN_STATEMENT):
-        return payload[:9]
-    return _GTID.sub(b"<gtid>", payload)
+    return _NUMBER.sub(rb"<\1>", _GTID.sub(b"<gtid>", payload))
 
 
 class Player:
-    """Plays steps on a connection. A slot that holds no statement sends an id that nobody has."""
+    """Plays steps on a connection. A slot that holds no statement sends an id that nobody has.
 
-    def __init__(self, client: WireClient) -> None:
-        self.client = client
+    Args:
+        connect: makes a connection.
+        is_gone: waits until nothing is left of the connection with this id.
+    """
+
+    def __init__(
+        self, connect: Callable[[], WireClient], is_gone: Callable[[int], object] = bool
+    ) -> None:
+        self._connect, self._is_gone = connect, is_gone
+        self._begin()
+
+    def _begin(self) -> None:
+        self.client = self._connect()
+        self._is_mariadb = "MariaDB" in self.client.version
         self._ids: dict[int, int] = {}
+        self._with_cursor: set[int] = set()
+
+    def __enter__(self) -> Player:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
 
     def _id(self, slot: int) -> bytes:
         return struct.pack("<I", self._ids.get(slot, 0x7FFFFF00 + slot))
@@ -108,40 +136,61 @@ class Player:
         match step:
             case Query(text):
                 return client.query(text)
-            case OwnId():
-                return self._own_id(client.query("SELECT CONNECTION_ID()"))
+            case OwnId(text, is_prepared):
+                return self._own_id(text, is_prepared)
             case Command(code, argument):
                 return client.command(bytes([code]) + argument, Shape.ONE)
             case Prepare(slot, text):
                 return self._prepared(slot, client.command(b"\x16" + text, Shape.PREPARE))
             case Execute(slot, parameters, types, cursor):
                 named = client.has("QUERY_ATTRIBUTES")
+                if cursor and not self._is_mariadb:
+                    self._with_cursor.add(slot)
+                # Without one MySQL 9.7 answers with a broken result once the statement had one.
+                cursor = cursor or slot in self._with_cursor
                 head = b"\x17" + self._id(slot) + bytes([cursor | named << 3])
                 tail = values(parameters, types, named)
                 return client.command(head + struct.pack("<I", 1) + tail)
+            case Again():
+                self.client.quit()
+                self._is_gone(self.client.thread_id)
+                self._begin()
+                return []
             case LongData(slot, parameter, data):
                 head = b"\x18" + self._id(slot) + struct.pack("<H", parameter)
                 return client.command(head + data, Shape.NONE)
             case OfStatement(slot, code, rows):
                 tail = struct.pack("<I", rows) if code == 28 else b""
                 reply = client.command(bytes([code]) + self._id(slot) + tail, _SHAPES[code])
-                # An error names the statement by the server's number.
-                reply = [p._replace(payload=_NUMBER.sub(b"(own)", p.payload)) for p in reply]
                 if code == 25:
                     self._ids.pop(slot, None)
+                    self._with_cursor.discard(slot)
                 return reply
 
-    def _own_id(self, reply: list[Packet]) -> list[Packet]:
-        own = str(self.client.thread_id).encode()
-        if len(reply) > 1:
-            assert first_value(reply, self.client.flags) == own
-        return [p._replace(payload=b"<own id>") if p.payload[1:] == own else p for p in reply]
+    def _own_id(self, text: bytes, is_prepared: bool) -> list[Packet]:
+        if is_prepared:
+            prepared = self._play(Prepare(_OWN_SLOT, text))
+            if len(prepared) == 1:
+                return prepared
+            own = b"\x00\x00" + struct.pack("<I", self.client.thread_id)
+            reply = [*prepared, *self._play(Execute(_OWN_SLOT))]
+            self._play(OfStatement(_OWN_SLOT, 25))
+        else:
+            number = str(self.client.thread_id).encode()
+            own, reply = bytes([len(number)]) + number, self.client.query(text)
+        return [
+            p._replace(payload=b"<own id>" + p.payload.removeprefix(own))
+            if p.payload.startswith(own)
+            else p
+            for p in reply
+        ]
 
     def _prepared(self, slot: int, reply: list[Packet]) -> list[Packet]:
         first = reply[0].payload
         if first[0] == 0xFF:
             return reply
         (self._ids[slot],) = struct.unpack_from("<I", first, 1)
+        self._with_cursor.discard(slot)
         own = first[:1] + struct.pack("<I", slot) + first[5:]
         return [reply[0]._replace(payload=own), *reply[1:]]
 
@@ -163,7 +212,7 @@ def values(parameters: Sequence[Parameter], types: bool, named: bool) -> bytes:
 
 
 class Neighbour:
-    """Another client of the pool: says a burst of poison when told so, and leaves.
+    """Another client of the pool: takes a connection, says a burst of poison, and leaves.
 
     In a thread of its own: while the tested client keeps the only connection the burst waits, and
     the tested client waits while a burst runs.
@@ -171,21 +220,19 @@ class Neighbour:
 
     def __init__(self, connect: Callable[[], WireClient], bursts: Sequence[Sequence[str]]) -> None:
         self._connect, self._bursts = connect, bursts
-        self._go, self._idle = threading.Semaphore(0), threading.Event()
+        self._go = threading.Semaphore(0)
         self._over, self._told = False, 0
-        self.done = 0
+        self.idle, self.holds, self.may_go = (threading.Event() for _ in range(3))
         self.failures: list[str] = []
-        self._idle.set()
+        self.idle.set()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
-    def poison(self, wait_s: float) -> bool:
-        """Lets it say its next burst, after the last; whether it is over by then."""
-        if not self._idle.is_set():
-            return False
-        self._idle.clear()
+    def begin(self) -> None:
+        """Takes a connection for its next burst, and keeps it until ``may_go``."""
+        for event in (self.idle, self.holds, self.may_go):
+            event.clear()
         self._go.release()
-        return self._idle.wait(wait_s)
 
     def _run(self) -> None:
         while True:
@@ -194,23 +241,42 @@ class Neighbour:
                 return
             self._burst(self._bursts[self._told % len(self._bursts)])
             self._told += 1
-            self._idle.set()
+            self.idle.set()
 
     def _burst(self, statements: Sequence[str]) -> None:
         try:
             client = self._connect()
-            for statement in statements:
+            client.query("BEGIN")
+            self.holds.set()
+            self.may_go.wait()
+            for statement in ("COMMIT", *statements):
                 client.query(statement)
             if self._told % 3:
                 client.quit()
             else:
                 client.reset()
-            self.done += 1
         except (LoginError, ConnectionError, OSError) as error:
             self.failures.append(repr(error))
 
     def end(self) -> None:
         """Ends the thread after its burst."""
         self._over = True
+        self.may_go.set()
         self._go.release()
         self._thread.join()
+
+
+def poison(neighbours: Sequence[Neighbour], wait_s: float) -> bool:
+    """As many neighbours as the pool has connections say a burst each.
+
+    Returns:
+        Whether they held all of its connections at one time, the tested client none, and are over.
+    """
+    if not all(neighbour.idle.wait(wait_s) for neighbour in neighbours):
+        return False
+    for neighbour in neighbours:
+        neighbour.begin()
+    held_all = all(neighbour.holds.wait(wait_s) for neighbour in neighbours)
+    for neighbour in neighbours:
+        neighbour.may_go.set()
+    return held_all and all(neighbour.idle.wait(_BURST_S) for neighbour in neighbours)

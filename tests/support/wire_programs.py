@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from tests.support.wire_play import (
     NULL,
+    Again,
     Command,
     Execute,
     LongData,
     OfStatement,
+    OwnId,
     Parameter,
     Prepare,
     Query,
@@ -77,6 +79,10 @@ SETTINGS = (
     "SET autocommit = 0",
     "SET autocommit = 1",
     "SET autocommit = 0, sql_mode = ''",
+    "SET wait_timeout = 100, net_read_timeout = 77",
+    "SET SESSION lc_time_names = 'de_DE', div_precision_increment = 2",
+    "SET @@max_error_count = 1",
+    "SET @@session.sort_buffer_size = DEFAULT",
     "SET LOCAL lock_wait_timeout = 11, @@local.net_write_timeout = 33",
     "SET @a = 5, @b = 'x'",
     "SET @a := @@global.max_connections",
@@ -98,6 +104,12 @@ LOOKS = (
     "SELECT @@character_set_client, @@collation_connection, @@character_set_results",
     "SELECT @@group_concat_max_len, @@foreign_key_checks, @@sql_select_limit, @@lock_wait_timeout",
     "SELECT @@transaction_isolation, @@net_write_timeout, @@max_sort_length, @@insert_id",
+    "SELECT @@wait_timeout, @@session.net_read_timeout, @@max_error_count, @@sort_buffer_size",
+    "SELECT 1/3, DATE_FORMAT('2001-02-03', '%M'), @@lc_time_names",
+    "SHOW VARIABLES LIKE '%\\_timeout'",
+    "SHOW SESSION VARIABLES WHERE Variable_name IN ('div_precision_increment', 'time_zone')",
+    "SHOW SESSION STATUS LIKE 'Ssl_cipher'",
+    "SHOW STATUS LIKE 'Last_query_cost'",
     "SELECT @@collation_database, USER(), CURRENT_USER()",
     "SELECT @a, @b, @left",
     "SELECT LAST_INSERT_ID(), @@identity",
@@ -167,6 +179,27 @@ LOOKS = (
     "SELECT 1; SELEC 2; SELECT 3",
     "CHECK TABLE log",
     "XA RECOVER",
+    "SELECT CONNECTION_ID() = CONNECTION_ID()",
+    "SELECT CONNECTION_ID() DIV CONNECTION_ID() AS one FROM t WHERE id < CONNECTION_ID()",
+    "SELECT IS_USED_LOCK('same') = CONNECTION_ID()",
+    "SELECT COUNT(*) FROM information_schema.processlist WHERE id = CONNECTION_ID()",
+    "DO CONNECTION_ID()",
+    "EXPLAIN SELECT CONNECTION_ID()",
+    "KILL QUERY CONNECTION_ID()",
+)
+
+# The first column is the id.
+OWN_IDS = (
+    "SELECT CONNECTION_ID()",
+    "select connection_id( ) as id",
+    "SELECT SQL_NO_CACHE CONNECTION_ID(), 'x', 2",
+    "SELECT CONNECTION_ID()*1 LIMIT 1",
+    "SELECT (SELECT CONNECTION_ID())",
+    "SELECT * FROM (SELECT CONNECTION_ID()) d",
+    "SELECT MAX(CONNECTION_ID()) FROM t",
+    "(SELECT CONNECTION_ID()) UNION ALL (SELECT CAST(1 AS UNSIGNED))",
+    "WITH c AS (SELECT CONNECTION_ID()) SELECT * FROM c",
+    "SELECT IF(1, CONNECTION_ID(), CONNECTION_ID())",
 )
 
 WRITES = (
@@ -241,6 +274,13 @@ BLOCKS = (
     ("SELECT 1/0", "SET @@sql_select_limit = 9", "SHOW WARNINGS"),
     ("INSERT INTO t (name) VALUES ('id')", "{look}", "SELECT LAST_INSERT_ID()"),
     ("SELECT SQL_CALC_FOUND_ROWS id FROM t LIMIT 1", "SELECT FOUND_ROWS()"),
+    (
+        "BEGIN",
+        "DELETE FROM log",
+        "INSERT INTO log VALUES (CONNECTION_ID())",
+        "SELECT COUNT(*) FROM log WHERE n = CONNECTION_ID()",
+        "ROLLBACK",
+    ),
     ("DROP DATABASE other", "{look}", "CREATE DATABASE IF NOT EXISTS other"),
 )
 
@@ -257,6 +297,8 @@ PREPARED = (
     ("SELEC ?", 1),
     ("DELETE FROM t WHERE id = ?", 1),
     ("SHOW WARNINGS", 0),
+    ("SELECT CONNECTION_ID() = CONNECTION_ID(), ?", 1),
+    ("SELECT 1/0 UNION ALL SELECT id FROM t", 0),
 )
 
 
@@ -284,6 +326,10 @@ PARAMETERS = st.one_of(
 )
 
 
+# Rows of the FETCHes after an EXECUTE with a cursor.
+FETCHES = ((), (1,), (1, 1, 100), (100, 1), (0,))
+
+
 @st.composite
 def _binary(draw: st.DrawFn) -> list[Step]:
     """A statement prepared, executed a few times, and perhaps closed."""
@@ -291,10 +337,13 @@ def _binary(draw: st.DrawFn) -> list[Step]:
     text, count = draw(st.sampled_from(PREPARED))
     steps: list[Step] = [Prepare(slot, text.encode())]
     parameters = draw(st.tuples(*[PARAMETERS] * count))
+    cursor = draw(st.integers(0, 3)) == 0
     for number in range(draw(st.integers(1, 3))):
         if count and draw(st.integers(0, 9)) == 0:
             steps.append(LongData(slot, 0, b"long"))
-        steps.append(Execute(slot, parameters, types=number == 0))
+        steps.append(Execute(slot, parameters, types=number == 0, cursor=cursor))
+        if cursor:
+            steps += [OfStatement(slot, 28, rows) for rows in draw(st.sampled_from(FETCHES))]
         if draw(st.booleans()):
             steps.append(draw(_single(())))
     if draw(st.integers(0, 2)):
@@ -332,9 +381,15 @@ def _varied(step: Step, how: int) -> Step:
 
 
 COMMANDS = (
+    Command(2, b"other"),  # INIT_DB
+    Command(2, b"same"),
+    Command(2, b"nowhere"),
+    Command(14),  # PING
     Command(31),  # RESET_CONNECTION
     Execute(2),
     OfStatement(1, 26),
+    OfStatement(1, 28, 2),
+    *(OwnId(text.encode(), is_prepared) for text in OWN_IDS for is_prepared in (False, True)),
 )
 
 
@@ -344,8 +399,12 @@ def programs(*, is_mariadb: bool) -> st.SearchStrategy[list[Step]]:
     single = st.tuples(_single(more), st.integers(0, 9)).map(lambda drawn: [_varied(*drawn)])
     block = st.sampled_from(BLOCKS).flatmap(lambda b: st.tuples(*map(_filled, b)).map(list))
     command = st.sampled_from(COMMANDS).map(lambda step: [step])
-    part = st.one_of(single, single, single, block, block, _binary(), command)
-    return st.lists(part, min_size=4, max_size=12).map(lambda parts: [s for p in parts for s in p])
+    after = st.tuples(st.sampled_from(COMMANDS), _single(())).map(list)
+    part = st.one_of(single, single, single, block, block, _binary(), command, after)
+    # Else one INSERT would keep the connection to the program's end.
+    end = st.sampled_from([[], [], [Command(31)], [Again()]])
+    parts = st.lists(st.tuples(part, end), min_size=4, max_size=12)
+    return parts.map(lambda drawn: [step for pair in drawn for steps in pair for step in steps])
 
 
 def pairwise(names: list[str]) -> list[frozenset[str]]:

@@ -7,6 +7,7 @@
 mod lexer;
 mod load;
 mod names;
+mod own_id;
 mod pins;
 mod scan;
 mod setting;
@@ -66,17 +67,27 @@ pub enum Kind {
     DropSchema(Box<[u8]>),
     /// `SET` of plain values: replayed where the next connection differs.
     Set,
-    /// `SELECT CONNECTION_ID()`, with the column's name as the server would show it.
-    ConnectionId(Box<[u8]>),
     /// `KILL [QUERY] id`.
     Kill {
-        /// The connection's id, as Portside gave it.
-        id: u64,
+        /// The connection's id, as Portside gave it; None: `CONNECTION_ID()`.
+        id: Option<u64>,
         /// The query alone.
         query: bool,
     },
     /// Another statement that names a connection by an id that servers do not know.
     OtherId,
+}
+
+/// Whether `CONNECTION_ID()` is called, which servers do not know as the client does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OwnId {
+    /// No.
+    #[default]
+    No,
+    /// Yes: the text to run is [`with_own_id`]'s.
+    Called,
+    /// Where it cannot be replaced for certain.
+    Unsure,
 }
 
 /// What is known about one command's text.
@@ -92,11 +103,24 @@ pub struct Verdict {
     pub has_table: bool,
     /// If it fails, it may have made an insert id all the same.
     pub may_fail_halfway: bool,
+    /// It leaves warnings and errors of earlier ones as they are, and adds its own or counts them in its OK: there
+    /// must be none of a stranger.
+    pub adds_diagnostics: bool,
+    /// It asks for its connection's id.
+    pub own_id: OwnId,
     /// Files that a LOAD DATA LOCAL in it names; None where the name cannot be told.
     pub files: Vec<Option<Box<[u8]>>>,
 }
 
 impl Verdict {
+    /// That of a command which is no statement.
+    pub fn of_command() -> Self {
+        Self {
+            adds_diagnostics: true,
+            ..Self::default()
+        }
+    }
+
     /// A verdict that pins.
     pub fn pinned(pin: Pin) -> Self {
         Self {
@@ -137,6 +161,8 @@ pub fn classify(text: &[u8], is_mariadb: bool) -> Verdict {
         asks: scan.asks,
         has_table: scan.has_table,
         may_fail_halfway: scan.may_fail_halfway(),
+        adds_diagnostics: false,
+        own_id: OwnId::No,
         files: if scan.loads {
             load::files(text)
         } else {
@@ -154,7 +180,26 @@ pub fn classify(text: &[u8], is_mariadb: bool) -> Verdict {
             verdict.kind = Kind::OtherId;
         }
     }
+    if scan.names_own_id || (verdict.pins.has(Pin::TextPrepare) && own_id::is_hidden_in(text)) {
+        verdict.own_id = if lexer.is_doubtful() || verdict.pins.has(Pin::TextPrepare) {
+            OwnId::Unsure
+        } else {
+            match own_id::put(text, 0) {
+                own_id::Put::Nothing => OwnId::No,
+                own_id::Put::Text(_) => OwnId::Called,
+                own_id::Put::Unsure => OwnId::Unsure,
+            }
+        };
+    }
     verdict
+}
+
+/// The text to run for a statement of [`OwnId::Called`]: with the id that the client knows. O(length).
+pub fn with_own_id(text: &[u8], id: u32) -> Option<Vec<u8>> {
+    match own_id::put(text, id) {
+        own_id::Put::Text(text) => Some(text),
+        own_id::Put::Nothing | own_id::Put::Unsure => None,
+    }
 }
 
 fn has_word(text: &[u8], word: &str) -> bool {
@@ -194,11 +239,6 @@ fn special(text: &[u8], verdict: &mut Verdict) {
             verdict.kind = Kind::OtherId;
         }
         b"SHOW" => verdict.asks = verdict.asks.and(showing::variables(lexer)),
-        b"SELECT" => {
-            if let Some(name) = connection_id(text, lexer) {
-                verdict.kind = Kind::ConnectionId(name);
-            }
-        }
         _ => {}
     }
 }
@@ -221,37 +261,12 @@ fn kill(mut lexer: Lexer<'_>) -> Option<Kind> {
     if query || is(token, "CONNECTION") {
         token = lexer.next();
     }
-    let Some(Token::Number(digits)) = token else {
-        return None;
+    let id = match token? {
+        Token::Number(digits) => Some(std::str::from_utf8(digits).ok()?.parse().ok()?),
+        token => {
+            lexer = own_id::call_end(token, &lexer)?;
+            None
+        }
     };
-    let id = std::str::from_utf8(digits).ok()?.parse().ok()?;
     is_end(lexer).then_some(Kind::Kill { id, query })
-}
-
-/// `CONNECTION_ID()` alone; its name is the alias, or the text as written.
-fn connection_id(text: &[u8], mut lexer: Lexer<'_>) -> Option<Box<[u8]>> {
-    let mut ahead = lexer.clone();
-    if !is(ahead.next(), "CONNECTION_ID") {
-        return None;
-    }
-    let Some(Token::Word(word)) = lexer.next() else {
-        return None;
-    };
-    let start = lexer.position() - word.len();
-    let parentheses =
-        lexer.next() == Some(Token::Symbol(b'(')) && lexer.next() == Some(Token::Symbol(b')'));
-    let mut name = text.get(start..lexer.position())?;
-    let mut ahead = lexer.clone();
-    if is(ahead.next(), "AS") {
-        lexer = ahead;
-        name = match lexer.next()? {
-            Token::Word(name) | Token::Quoted(name) | Token::Text(name)
-                if name.is_ascii() && !name.contains(&b'\\') =>
-            {
-                name
-            }
-            _ => return None,
-        };
-    }
-    (parentheses && is_end(lexer)).then_some(name.into())
 }

@@ -56,6 +56,8 @@ pub mod errno {
     pub const NEED_REPREPARE: u16 = 1615;
     /// `ER_QUERY_INTERRUPTED`: what the server itself says after KILL QUERY.
     pub const INTERRUPTED: u16 = 1317;
+    /// `ER_CONNECTION_KILLED` of MariaDB: its answer to a KILL of the own connection; MySQL's is [`INTERRUPTED`].
+    pub const CONNECTION_KILLED: u16 = 1927;
 
     /// `ER_SECURE_TRANSPORT_REQUIRED`: the login came without TLS where it is a must (pool mode).
     pub const SECURE_TRANSPORT_REQUIRED: u16 = 3159;

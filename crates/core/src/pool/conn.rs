@@ -545,6 +545,11 @@ impl Conn {
         self.diagnostics = false;
     }
 
+    /// Whether it may have warnings or an error to show, of whomever.
+    pub fn has_diagnostics(&self) -> bool {
+        self.diagnostics
+    }
+
     /// Whether `autocommit` is on from the login on, so that switching it on leaves nothing.
     pub fn is_autocommit(&self) -> bool {
         self.is_autocommit

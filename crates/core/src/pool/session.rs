@@ -31,7 +31,7 @@ use self::statements::Statements;
 use super::version::speaker;
 use super::{offered, Channel, Class, Conn, Home, Left, Server, Settings, User, Want};
 use crate::reason::{Cause, Pin};
-use crate::sql::{Kind, Pins, Verdict};
+use crate::sql::{self, Kind, OwnId, Pins, Verdict};
 
 /// Longer commands are passed on unread, and pin. 1 MiB: what a session may make us hold while a packet is on
 /// its way.
@@ -127,6 +127,16 @@ enum Phase {
     },
 }
 
+/// What is not offered though the servers have it. MySQL 9.7 warns of NO_SCHEMA with every statement, our own too, so
+/// the first OK of a session would count a warning that is not its own.
+const fn not_with(is_mariadb: bool) -> u64 {
+    if is_mariadb {
+        0
+    } else {
+        capability::NO_SCHEMA as u64
+    }
+}
+
 /// A client. See the module's text.
 #[derive(Debug)]
 pub struct Session {
@@ -197,7 +207,7 @@ impl Session {
         let common = servers
             .iter()
             .fold(u64::MAX, |all, server| all & server.capabilities);
-        let offered = offered(common, channel);
+        let offered = offered(common, channel) & !not_with(drawn.is_mariadb);
         let plugin = match Plugin::from_name(speaker.plugin.as_bytes()) {
             Some(Plugin::Sha2) => Plugin::Sha2,
             _ => Plugin::Native,
@@ -285,6 +295,7 @@ impl Session {
     /// What the connection for the command at hand must be like.
     pub fn want(&self) -> Want<'_> {
         let asks = self.verdict.as_ref().map(|v| v.asks).unwrap_or_default();
+        let adds = self.verdict.as_ref().is_some_and(|v| v.adds_diagnostics);
         let pending = self.pending.as_ref();
         // Statements that come along are prepared under what was in force before the command.
         let is_bare = self.statements.open.is_empty();
@@ -299,7 +310,7 @@ impl Session {
                 .filter(|v| v.kind == Kind::Set)
                 .and(self.set.as_deref()),
             any_schema: verdict.is_some_and(|v| matches!(v.kind, Kind::Use(_))),
-            no_diagnostics: asks.diagnostics && !self.pins.has(Pin::Warnings),
+            no_diagnostics: (asks.diagnostics || adds) && !self.pins.has(Pin::Warnings),
             same: self.last.filter(|_| asks.row_count || asks.found_rows),
             needs: self.statements.needs(),
             home: self.statements.home(),
@@ -443,15 +454,25 @@ impl Session {
             self.verdict = None;
             return (taken, step);
         }
+        // With MariaDB those of its last user are there until a statement uses a table.
+        if conn.has_diagnostics() && self.want().no_diagnostics {
+            return (0, Step::Attach);
+        }
         let step = self.begin_statement(command, packet, is_whole, conn);
         self.pin_statements();
         if matches!(step, Some(Step::Say(_) | Step::End(..))) {
             self.verdict = None;
             return (taken, step.unwrap_or(Step::More));
         }
+        let own = self.with_own_id(argument);
         if command == com::STMT_PREPARE {
-            self.begin_prepare(is_whole.then_some(argument));
+            self.begin_prepare(is_whole.then_some(own.as_deref().unwrap_or(argument)));
         }
+        let step = own.map_or(step, |text| {
+            let attributes = packet.get(HEADER_LEN + 1..packet.len() - argument.len());
+            let argument = [attributes.unwrap_or(&[]), &text].concat();
+            Some(Step::Instead(offer::command(command, &argument)))
+        });
         self.begin(command, conn, shape);
         if !is_whole {
             self.phase = Phase::Upload {
@@ -462,13 +483,29 @@ impl Session {
         (taken, step.unwrap_or(Step::Forward))
     }
 
+    /// The statement at hand as it must run, where it asks for its connection's id.
+    fn with_own_id(&self, text: &[u8]) -> Option<Vec<u8>> {
+        match self.verdict.as_ref()? {
+            Verdict {
+                own_id: OwnId::Called,
+                ..
+            } => sql::with_own_id(text, self.thread_id),
+            // Only that of the session itself comes this far.
+            Verdict {
+                kind: Kind::Kill { .. },
+                ..
+            } => Some(b"KILL QUERY CONNECTION_ID()".to_vec()),
+            _ => None,
+        }
+    }
+
     fn begin(&mut self, command: u8, conn: &mut Conn, shape: Shape) {
         let Some(verdict) = self.verdict.as_ref() else {
             return;
         };
         // A ping leaves warnings and FOUND_ROWS() as they are.
         if command != com::PING {
-            if self.clears_diagnostics(command, verdict) {
+            if self.clears_diagnostics(verdict) {
                 self.pins.remove(Pin::Warnings);
                 self.has_forgotten = false;
             }

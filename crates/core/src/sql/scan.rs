@@ -16,6 +16,8 @@ pub(super) struct Scan {
     pub(super) loads: bool,
     /// SET, USE or KILL is among several statements.
     pub(super) has_special: bool,
+    /// `CONNECTION_ID` stands before a parenthesis, or a variable has the same number.
+    pub(super) names_own_id: bool,
     is_mariadb: bool,
     /// Tokens of the present statement so far.
     position: usize,
@@ -110,6 +112,11 @@ impl Scan {
         }
         match token {
             Token::UserVariable => self.pins.add(Pin::UserVariable),
+            Token::Word(name) | Token::Quoted(name)
+                if name.eq_ignore_ascii_case(b"CONNECTION_ID") =>
+            {
+                self.names_own_id |= rest.clone().next() == Some(Token::Symbol(b'('));
+            }
             Token::SystemVariable(name) => self.system_variable(name),
             Token::Symbol(b'(') => self.depth += 1,
             Token::Symbol(b')') => self.depth = self.depth.saturating_sub(1),
@@ -164,7 +171,11 @@ impl Scan {
             b"IDENTITY" | b"LAST_INSERT_ID" => self.asks.insert_id = true,
             // What the last write on the very connection has got.
             b"LAST_GTID" => self.asks.row_count = true,
-            b"RAND_SEED1" | b"RAND_SEED2" | b"PSEUDO_THREAD_ID" | b"INSERT_ID" => {
+            b"PSEUDO_THREAD_ID" => {
+                self.names_own_id = true;
+                self.pins.add(Pin::Setting);
+            }
+            b"RAND_SEED1" | b"RAND_SEED2" | b"INSERT_ID" => {
                 self.pins.add(Pin::Setting);
             }
             _ => {}

@@ -26,11 +26,14 @@ const INSERT_ID: Asks = Asks {
     ..NOTHING
 };
 
-/// What `SHOW [SESSION] VARIABLES` asks for; what follows SHOW is given.
+/// What `SHOW [SESSION] VARIABLES`, or `STATUS`, asks for; what follows SHOW is given.
 pub(super) fn variables(mut lexer: Lexer<'_>) -> Asks {
     let mut token = lexer.next();
     if is(token, "SESSION") || is(token, "LOCAL") {
         token = lexer.next();
+    }
+    if is(token, "STATUS") {
+        return status(lexer);
     }
     if !is(token, "VARIABLES") {
         return NOTHING;
@@ -43,6 +46,20 @@ pub(super) fn variables(mut lexer: Lexer<'_>) -> Asks {
         .iter()
         .filter(|(name, _)| is_like(name, pattern))
         .fold(NOTHING, |all, (_, asks)| all.and(*asks))
+}
+
+/// `SHOW STATUS LIKE 'Last_query_cost'` is of the statement before. Of the session's counters, which are the
+/// connection's, nothing can be known; asked for together with the server's they are shown as they are.
+fn status(mut lexer: Lexer<'_>) -> Asks {
+    let is_like = is(lexer.next(), "LIKE");
+    let pattern = match lexer.next() {
+        Some(Token::Text(text)) if is_like => text.to_ascii_lowercase(),
+        _ => return NOTHING,
+    };
+    Asks {
+        row_count: pattern.starts_with(b"last"),
+        ..NOTHING
+    }
 }
 
 /// SQL's LIKE; with a backslash perhaps. O(name x pattern).

@@ -223,6 +223,10 @@ fn statements_that_ask_for_the_one_before() {
     assert!(asks("SHOW SESSION VARIABLES LIKE '%_ID'").insert_id);
     assert!(asks("SHOW VARIABLES WHERE variable_name = 'identity'").insert_id);
     assert!(asks("SELECT @@last_gtid").row_count);
+    assert!(asks("SHOW STATUS LIKE 'Last_query_cost'").row_count);
+    assert!(asks("show session status like 'last%'").row_count);
+    assert_eq!(asks("SHOW STATUS LIKE 'Threads%'"), Asks::default());
+    assert_eq!(asks("SHOW GLOBAL STATUS"), Asks::default());
     for hidden in ["SELECT @@`error_count`", "SELECT 1 /*!50000 + 1 */"] {
         assert!(
             asks(hidden).diagnostics && asks(hidden).insert_id,
@@ -238,7 +242,10 @@ fn statements_that_portside_answers_or_follows() {
     let kind = |text: &str| classify(text.as_bytes(), true).kind;
     assert_eq!(kind("USE `shop`;"), Kind::Use((*b"shop").into()));
     assert_eq!(kind("use shop"), Kind::Use((*b"shop").into()));
-    let kill = |id, query| Kind::Kill { id, query };
+    let kill = |id, query| Kind::Kill {
+        id: Some(id),
+        query,
+    };
     assert_eq!(kind("KILL 7"), kill(7, false));
     assert_eq!(kind("kill query 7;"), kill(7, true));
     assert_eq!(kind("KILL CONNECTION 7"), kill(7, false));
@@ -263,20 +270,33 @@ fn statements_that_portside_answers_or_follows() {
     ] {
         assert_eq!(kind(text), Kind::DropSchema(name.into()), "{text}");
     }
-    let name = Kind::ConnectionId((*b"connection_id( )").into());
-    assert_eq!(kind("SELECT connection_id( )"), name);
-    assert_eq!(kind("SELECT connection_id() + 1"), Kind::Plain);
-    let name = Kind::ConnectionId((*b"id").into());
-    for text in [
-        "SELECT CONNECTION_ID() AS id",
-        "select connection_id() as `id`;",
-        "SELECT CONNECTION_ID() AS 'id'",
-    ] {
-        assert_eq!(kind(text), name, "{text}");
+    for own in ["KILL CONNECTION_ID()", "kill connection connection_id ( );"] {
+        assert_eq!(
+            kind(own),
+            Kind::Kill {
+                id: None,
+                query: false
+            },
+            "{own}"
+        );
     }
-    assert_eq!(kind("SELECT CONNECTION_ID() AS id FROM t"), Kind::Plain);
-    assert_eq!(kind("SELECT CONNECTION_ID() AS `a``b`"), Kind::Plain);
-    assert_eq!(kind("SELECT CONNECTION_ID() FROM t"), Kind::Plain);
+}
+
+#[test]
+fn whether_the_own_id_is_asked_for() {
+    for (text, own_id) in [
+        ("SELECT connection_id FROM t", OwnId::No),
+        ("SELECT shop.connection_id()", OwnId::No),
+        ("SELECT CONNECTION_ID()", OwnId::Called),
+        ("SELECT CONNECTION_ID() + a FROM t", OwnId::Unsure),
+        ("SELECT 1 /*!50000 , CONNECTION_ID() */", OwnId::Unsure),
+        ("PREPARE p FROM 'SELECT connection_id()'", OwnId::Unsure),
+        ("PREPARE p FROM 'SELECT 1'", OwnId::No),
+        ("SELECT @@pseudo_thread_id", OwnId::Unsure),
+        ("SET @@pseudo_thread_id = 5", OwnId::No),
+    ] {
+        assert_eq!(classify(text.as_bytes(), true).own_id, own_id, "{text}");
+    }
 }
 
 #[test]

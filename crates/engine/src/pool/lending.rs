@@ -48,8 +48,8 @@ impl Worker {
         input: &[u8],
     ) -> Next {
         if let (Some(back), Some(front)) = (pooled.back.as_mut(), pooled.front.as_ref()) {
-            // It keeps its connection, which lacks a statement.
-            let bytes = back.conn.bring(&front.want().needs);
+            // It keeps its connection, which lacks a statement or has a stranger's warnings.
+            let bytes = back.conn.bring(&front.want());
             back.say(&bytes);
             return Next::Took(0);
         }
@@ -369,7 +369,7 @@ impl Worker {
     }
 }
 
-fn fits(server: &Server, class: Class) -> bool {
+pub(super) fn fits(server: &Server, class: Class) -> bool {
     let known = server.state.pool.known.load();
     let known = known.as_ref();
     known.is_none_or(|known| class.fits(known.capabilities, known.is_mariadb))

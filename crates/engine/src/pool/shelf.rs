@@ -8,7 +8,7 @@ use mio::Interest;
 use portside_core::pool::{Class, Session as Front, User};
 use portside_core::reason::ServerClose;
 
-use super::lending::{proxied, wishes};
+use super::lending::{fits, proxied, wishes};
 use super::{Back, Place, Pooled, State};
 use crate::plan::{Server, Service};
 use crate::session::Session;
@@ -74,7 +74,8 @@ impl Worker {
         let members = (0..service.members.len()).filter(|i| service.uses(*i));
         let now = self.now;
         let servers = members.map(|i| &service.members[i].server);
-        for server in servers.filter(|server| server.is_full(now)) {
+        // Room where it could not go would help nobody.
+        for server in servers.filter(|server| server.is_full(now) && fits(server, class)) {
             let key = Key {
                 server,
                 user: &user,
@@ -98,7 +99,8 @@ impl Worker {
         }
     }
 
-    /// Clients of another worker wait while every place is taken: an idle connection here goes there.
+    /// Clients of another worker wait while every place is taken: an idle connection of each server goes there, since
+    /// only that worker knows which of them (of one family, say) can serve those who wait.
     pub(super) fn share_idle(&mut self) {
         let waits = |service: &Arc<Service>| {
             let counts = service.state.waiting.iter().enumerate();
@@ -109,15 +111,19 @@ impl Worker {
         let Some((service, other)) = pools.find_map(|s| Some((s, waits(s)?))) else {
             return;
         };
-        let at = (0..self.pool.shelf.len()).find(|at| {
-            let server = self.pool.idle_at(*at).and_then(Back::server);
-            server.is_some_and(|server| {
-                let mut members = service.members.iter().map(|m| &m.server);
-                let present = members.find(|s| Arc::ptr_eq(&s.state, &server.state));
-                present.is_some_and(|present| present.is_full(self.now))
-            })
-        });
-        if let Some(index) = at.map(|at| self.pool.shelf.remove(at)) {
+        let service = Arc::clone(service);
+        for member in &service.members {
+            let server = &member.server;
+            let is_there = |back: &Back| {
+                let its = back.server();
+                its.is_some_and(|its| Arc::ptr_eq(&its.state, &server.state))
+            };
+            let mut all = 0..self.pool.shelf.len();
+            let at = all.find(|at| self.pool.idle_at(*at).is_some_and(is_there));
+            let Some(at) = at.filter(|_| server.is_full(self.now)) else {
+                continue;
+            };
+            let index = self.pool.shelf.remove(at);
             if let Some(back) = self.take_back(index) {
                 self.hand_over(back, other);
             }

@@ -4,7 +4,7 @@
 //! what a login is allowed to do.
 
 use super::Plugin;
-use crate::command::{capability, com, extended, marker, status};
+use crate::command::{capability, com, marker, status, MAX_PAYLOAD};
 use crate::wire::{packet, put_lenenc_bytes, Reader};
 
 /// Payload bytes of a login packet at most: user, schema, plugin and 64 KiB of attributes
@@ -238,7 +238,7 @@ pub fn ok_with_schema(sequence: u8, flags: u16, schema: &[u8]) -> Vec<u8> {
 
 /// A command packet.
 pub fn command(number: u8, argument: &[u8]) -> Vec<u8> {
-    debug_assert!(argument.len() < 1 << 20);
+    debug_assert!(argument.len() < MAX_PAYLOAD as usize - 1);
     let mut bytes = Vec::with_capacity(5 + argument.len());
     put_command(&mut bytes, number, argument);
     bytes
@@ -263,58 +263,6 @@ pub fn put_query(to: &mut Vec<u8>, text: &[u8], capabilities: u64) {
     to.push(com::QUERY);
     to.extend_from_slice(attributes);
     to.extend_from_slice(text);
-}
-
-/// A one-row result of one unsigned 64-bit column, as `SELECT CONNECTION_ID()` has it; begins at sequence 1.
-/// `capabilities`: those of the client; `is_mariadb`: the column is like MariaDB's.
-pub fn one_number(
-    name: &[u8],
-    value: u64,
-    flags: u16,
-    capabilities: u64,
-    is_mariadb: bool,
-) -> Vec<u8> {
-    let has = |flag: u64| capabilities & flag != 0;
-    let mut column = Vec::with_capacity(40 + name.len());
-    for text in [&b"def"[..], b"", b"", b"", name, b""] {
-        put_lenenc_bytes(&mut column, text);
-    }
-    if has(extended::METADATA) {
-        column.push(0);
-    }
-    // With OPTIONAL_RESULTSET_METADATA a byte says that the definition follows.
-    let count: &[u8] = if has(capability::OPTIONAL_RESULTSET_METADATA.into()) {
-        &[1, 1]
-    } else {
-        &[1]
-    };
-    // LONG or LONGLONG.
-    let (width, kind) = if is_mariadb { (10, 3) } else { (21, 8) };
-    // Length of the rest, binary collation, display width, type, NOT NULL | UNSIGNED | BINARY, no decimals.
-    column.extend_from_slice(&[12, 63, 0, width, 0, 0, 0, kind, 0xa1, 0, 0, 0, 0]);
-    let text = value.to_string();
-    let mut row = Vec::with_capacity(24);
-    put_lenenc_bytes(&mut row, text.as_bytes());
-    let [low, high] = flags.to_le_bytes();
-    if has(capability::DEPRECATE_EOF.into()) {
-        let end = [marker::EOF, 0, 0, low, high, 0, 0];
-        return [
-            packet(1, count),
-            packet(2, &column),
-            packet(3, &row),
-            packet(4, &end),
-        ]
-        .concat();
-    }
-    let end = [marker::EOF, 0, 0, low, high];
-    let parts = [
-        packet(1, count),
-        packet(2, &column),
-        packet(3, &end),
-        packet(4, &row),
-        packet(5, &end),
-    ];
-    parts.concat()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use portside_proto::reply::Outcome;
 use portside_proto::single::ServerError;
 use portside_proto::statement::{Prepared, Renumber};
 
-use super::{Conn, Did};
+use super::{Conn, Did, Want};
 use crate::pool::session::Needs;
 use crate::pool::statements::{Key, Need, OnServer};
 
@@ -35,12 +35,15 @@ impl Conn {
         needs.iter().all(|need| self.statements.has(&need))
     }
 
-    /// Prepares what a command needs and is not there, for a session that keeps this connection. Write the bytes
-    /// and feed until `Ready`.
-    pub fn bring(&mut self, needs: &Needs<'_>) -> Vec<u8> {
+    /// Prepares what a command needs and is not there, and forgets warnings that are not its session's, for one that
+    /// keeps this connection. Write the bytes and feed until `Ready`.
+    pub fn bring(&mut self, want: &Want<'_>) -> Vec<u8> {
         debug_assert!(self.is_ready());
         let mut bytes = Vec::new();
-        self.put_statements(needs, &mut bytes);
+        self.put_statements(&want.needs, &mut bytes);
+        if want.no_diagnostics && (self.diagnostics || !bytes.is_empty()) {
+            self.put_clear(&mut bytes);
+        }
         self.start_steps();
         bytes
     }

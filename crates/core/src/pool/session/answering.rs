@@ -10,7 +10,7 @@ use portside_proto::single::err;
 use super::super::Killed;
 use super::{Conn, Context, Phase, Session, Step, User};
 use crate::reason::{Cause, Pin};
-use crate::sql::{Kind, Pins};
+use crate::sql::{Kind, OwnId, Pins};
 
 impl Session {
     /// Commands that need no server, or not always. None: pass it on.
@@ -37,10 +37,7 @@ impl Session {
                 let id = argument
                     .first_chunk()
                     .map_or(0, |id| u32::from_le_bytes(*id));
-                Step::Kill {
-                    id: id.into(),
-                    query: false,
-                }
+                self.kill(id.into(), false)
             }
             com::RESET_CONNECTION => return self.reset(conn),
             com::CHANGE_USER => self.change_user(argument, context),
@@ -68,23 +65,20 @@ impl Session {
                         nor ROW_COUNT() after a ping (docs/pooling.md)";
             return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
         }
+        if verdict.own_id == OwnId::Unsure {
+            let text = "portside: CONNECTION_ID() cannot be told here: give the whole expression a name (AS ...), or \
+                        ask with SELECT CONNECTION_ID() first (docs/pooling.md)";
+            return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
+        }
         Some(match &verdict.kind {
-            Kind::ConnectionId(name) => {
-                let id = self.thread_id.into();
-                let bytes = offer::one_number(
-                    name,
-                    id,
-                    self.status,
-                    self.class.capabilities,
-                    self.is_mariadb,
-                );
-                self.answered_here();
-                Step::Say(bytes)
+            Kind::Kill { id, query } => {
+                let id = id.unwrap_or(self.thread_id.into());
+                // Its own query is this one: the server says so itself.
+                if id == u64::from(self.thread_id) && *query {
+                    return None;
+                }
+                self.kill(id, *query)
             }
-            Kind::Kill { id, query } => Step::Kill {
-                id: *id,
-                query: *query,
-            },
             Kind::OtherId => {
                 let text = "portside: of statements that name a connection only KILL [CONNECTION | QUERY] id \
                             works through a pool, alone and with an id that Portside gave";
@@ -92,6 +86,19 @@ impl Session {
             }
             _ => return None,
         })
+    }
+
+    /// `KILL` of a session. Of its own: what the servers answer before they end the connection.
+    fn kill(&self, id: u64, query: bool) -> Step {
+        if id != u64::from(self.thread_id) {
+            return Step::Kill { id, query };
+        }
+        let (number, text) = if self.is_mariadb {
+            (errno::CONNECTION_KILLED, "Connection was killed")
+        } else {
+            (errno::INTERRUPTED, "Query execution was interrupted")
+        };
+        Step::End(Cause::Killed, err(1, number, *b"70100", text))
     }
 
     /// A statement was answered without the server, which still has the numbers of the one before.

@@ -30,6 +30,9 @@ pub(super) const fn is_about_statement(command: u8) -> bool {
     )
 }
 
+/// An id of no statement: servers count from 1.
+const NOBODY: u32 = 0;
+
 impl Session {
     /// A command about a prepared statement has come. None: go on with it.
     pub(super) fn about_statement(
@@ -51,7 +54,7 @@ impl Session {
         let id = if is_last { self.statements.last } else { None }.unwrap_or(named);
         let has_reply = !matches!(command, com::STMT_CLOSE | com::STMT_SEND_LONG_DATA);
         let Some(statement) = self.statements.open.get_mut(&id) else {
-            return Some(unknown(named, is_whole, has_reply));
+            return self.unknown(named, is_whole, has_reply);
         };
         if command == com::STMT_CLOSE {
             return Some(self.close(id));
@@ -85,9 +88,25 @@ impl Session {
         act.is_near = act.is_exact || !statement.has_run || command == com::STMT_RESET;
         let runs = matches!(command, com::STMT_EXECUTE | STMT_BULK_EXECUTE);
         let verdict = runs.then(|| statement.verdict.clone());
-        self.verdict = Some(verdict.unwrap_or_default());
+        self.verdict = Some(verdict.unwrap_or_else(Verdict::of_command));
         self.statements.act = act;
         None
+    }
+
+    /// A statement that was never prepared, or closed: the server itself says so, since it counts the error among
+    /// its warnings.
+    fn unknown(&mut self, id: u32, is_whole: bool, has_reply: bool) -> Option<Step> {
+        if has_reply && is_whole {
+            self.statements.start();
+            self.statements.address = Some(NOBODY);
+            self.verdict = Some(Verdict::of_command());
+            return None;
+        }
+        if is_whole {
+            return Some(Step::Say(Vec::new()));
+        }
+        let text = format!("portside: unknown prepared statement {id}");
+        Some(refuse(is_whole, errno::UNKNOWN_STATEMENT, &text))
     }
 
     /// What is known about a command before it runs.
@@ -112,6 +131,7 @@ impl Session {
                         diagnostics: verdict.asks.diagnostics,
                         ..Asks::default()
                     },
+                    own_id: std::mem::take(&mut verdict.own_id),
                     ..Verdict::default()
                 };
                 self.statements.text = verdict;
@@ -119,14 +139,14 @@ impl Session {
             }
             com::INIT_DB => Verdict {
                 kind: Kind::Use(argument.into()),
-                ..Verdict::default()
+                ..Verdict::of_command()
             },
             // A reset does not take it back.
             com::SET_OPTION => Verdict {
                 pins: Pins::of(Pin::Command).and(Pins::of(Pin::Statement)),
-                ..Verdict::default()
+                ..Verdict::of_command()
             },
-            _ => Verdict::default(),
+            _ => Verdict::of_command(),
         }
     }
 
@@ -137,7 +157,9 @@ impl Session {
         };
         let changes = matches!(verdict.kind, Kind::Use(_) | Kind::DropSchema(_) | Kind::Set)
             || verdict.pins.are_permanent();
-        let asks = verdict.asks.diagnostics || verdict.asks.row_count || verdict.asks.found_rows;
+        // Without warnings of its own, those of the preparations are cleared before it asks.
+        let has_warnings = verdict.asks.diagnostics && self.pins.has(Pin::Warnings);
+        let asks = has_warnings || verdict.asks.row_count || verdict.asks.found_rows;
         let act = &mut self.statements.act;
         if changes && act.id == 0 && self.statements.moving > 0 {
             act.is_move = true;
@@ -279,6 +301,11 @@ impl Session {
             let is_execute = matches!(self.command, com::STMT_EXECUTE | STMT_BULK_EXECUTE);
             statement.has_run |= is_execute;
             let is_good = outcome.error.is_none();
+            let is_unread = |number| matches!(number, errno::WRONG_ARGUMENTS | errno::MALFORMED);
+            if is_execute && !self.is_mariadb && outcome.error.is_some_and(is_unread) {
+                // MySQL has not taken the types either.
+                statement.types = None;
+            }
             match &mut statement.place {
                 Place::Bound { is_bound, .. } if is_execute => *is_bound = is_good,
                 Place::Moves if is_execute => {
@@ -373,14 +400,6 @@ fn refuse(is_whole: bool, number: u16, text: &str) -> Step {
     } else {
         Step::End(Cause::ProtocolError, bytes)
     }
-}
-
-fn unknown(id: u32, is_whole: bool, has_reply: bool) -> Step {
-    if !has_reply && is_whole {
-        return Step::Say(Vec::new());
-    }
-    let text = format!("portside: unknown prepared statement {id}");
-    refuse(is_whole, errno::UNKNOWN_STATEMENT, &text)
 }
 
 fn changed(is_whole: bool, has_reply: bool) -> Step {

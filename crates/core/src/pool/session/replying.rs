@@ -1,6 +1,6 @@
 //! What a reply says about the session: pins, settings, schema, what the next statement may ask.
 
-use portside_proto::command::{com, status};
+use portside_proto::command::status;
 use portside_proto::reply::{Outcome, STMT_BULK_EXECUTE};
 
 use super::{Conn, Phase, Session};
@@ -14,7 +14,7 @@ impl Session {
         let set = self.set.take();
         self.phase = Phase::Command;
         let good = outcome.error.is_none();
-        if self.clears_diagnostics(self.command, &verdict) && good && outcome.warnings == 0 {
+        if self.clears_diagnostics(&verdict) && good && outcome.warnings == 0 {
             conn.has_no_diagnostics();
         }
         match (&verdict.kind, set) {
@@ -48,7 +48,8 @@ impl Session {
         }
         if outcome.warnings > 0 || !good {
             self.pins.add(Pin::Warnings);
-            self.has_forgotten = false;
+            // Those before it are still a part of what SHOW WARNINGS would show.
+            self.has_forgotten &= verdict.adds_diagnostics;
         }
         if !good && matches!(verdict.kind, Kind::Use(_)) && !self.is_at_home(conn) {
             // The session's schema is not this connection's (`Want::any_schema`).
@@ -69,13 +70,9 @@ impl Session {
 
     /// Whether a statement takes away the warnings of those before it. With MariaDB one that uses no table does
     /// not (source: `mysql_execute_command`, sql/sql_parse.cc).
-    pub(super) fn clears_diagnostics(&self, command: u8, verdict: &Verdict) -> bool {
-        // Neither does any other command with MySQL.
-        let runs = matches!(
-            command,
-            com::QUERY | com::STMT_PREPARE | com::STMT_EXECUTE | STMT_BULK_EXECUTE
-        );
-        !verdict.asks.diagnostics && runs && (verdict.has_table || !self.is_mariadb)
+    pub(super) fn clears_diagnostics(&self, verdict: &Verdict) -> bool {
+        let keeps = verdict.asks.diagnostics || verdict.adds_diagnostics;
+        !keeps && (verdict.has_table || !self.is_mariadb)
     }
 
     fn is_at_home(&self, conn: &Conn) -> bool {

@@ -33,7 +33,13 @@ fn prepared(id: u32, parameters: u16, definition: &[u8]) -> Vec<u8> {
 const DEFINITION: &[u8] = b"\x03def";
 
 /// Prepares a text; gives the id that the client sees.
-fn prepare(session: &mut Session, conn: &mut Conn, text: &str, id: u32, parameters: u16) -> u32 {
+pub(super) fn prepare(
+    session: &mut Session,
+    conn: &mut Conn,
+    text: &str,
+    id: u32,
+    parameters: u16,
+) -> u32 {
     let bytes = command(com::STMT_PREPARE, text.as_bytes());
     assert_eq!(step(session, &bytes, Some(conn)).1, Step::Forward, "{text}");
     let mut reply = prepared(id, parameters, DEFINITION);
@@ -44,7 +50,7 @@ fn prepare(session: &mut Session, conn: &mut Conn, text: &str, id: u32, paramete
 }
 
 /// EXECUTE with one number as its parameter.
-fn execute(id: u32, types: Option<[u8; 2]>) -> Vec<u8> {
+pub(super) fn execute(id: u32, types: Option<[u8; 2]>) -> Vec<u8> {
     let mut argument = id.to_le_bytes().to_vec();
     argument.extend([0, 1, 0, 0, 0, 0, u8::from(types.is_some())]);
     argument.extend(types.into_iter().flatten());
@@ -52,12 +58,12 @@ fn execute(id: u32, types: Option<[u8; 2]>) -> Vec<u8> {
     command(com::STMT_EXECUTE, &argument)
 }
 
-fn short(number: u8, id: u32, more: &[u8]) -> Vec<u8> {
+pub(super) fn short(number: u8, id: u32, more: &[u8]) -> Vec<u8> {
     command(number, &[&id.to_le_bytes()[..], more].concat())
 }
 
 /// Steps with this connection; what the server gets.
-fn sent(session: &mut Session, conn: &mut Conn, bytes: &[u8]) -> Vec<u8> {
+pub(super) fn sent(session: &mut Session, conn: &mut Conn, bytes: &[u8]) -> Vec<u8> {
     match step(session, bytes, Some(conn)) {
         (taken, Step::Forward) => {
             let mut out = bytes[..taken].to_vec();
@@ -69,7 +75,7 @@ fn sent(session: &mut Session, conn: &mut Conn, bytes: &[u8]) -> Vec<u8> {
     }
 }
 
-fn answered(session: &mut Session, conn: &mut Conn, reply: &[u8], name: u64) {
+pub(super) fn answered(session: &mut Session, conn: &mut Conn, reply: &[u8], name: u64) {
     let outcome = conn.relay(&mut &reply[..]).unwrap().unwrap();
     session.replied(&outcome, conn, name);
 }
@@ -89,6 +95,11 @@ fn lend(session: &mut Session, conn: &mut Conn, id: u32, definition: &[u8]) -> E
     conn.feed(&mut &prepared(id, 1, definition)[..])
 }
 
+/// The server's answer to an id that it does not have.
+fn unknown() -> Vec<u8> {
+    err(1, 1243, *b"HY000", "Unknown prepared statement handler")
+}
+
 /// The error in an ERR packet.
 fn errno_of(step: Step) -> u16 {
     match step {
@@ -97,13 +108,13 @@ fn errno_of(step: Step) -> u16 {
     }
 }
 
-fn mariadb_session() -> Session {
+pub(super) fn mariadb_session() -> Session {
     let mut server = (*server(Plugin::Native.name())).clone();
     server.is_mariadb = true;
     log_in(&[Arc::new(server)])
 }
 
-fn mariadb() -> Conn {
+pub(super) fn mariadb() -> Conn {
     ready_of("5.5.5-10.11.6-MariaDB", &LOOK)
 }
 
@@ -118,8 +129,9 @@ fn ids_are_the_sessions_own_and_a_free_statement_does_not_pin() {
     // Closed here alone: the connection keeps it for the next that prepares this text.
     let close = short(com::STMT_CLOSE, 1, &[]);
     assert_eq!(step(&mut session, &close, None), (9, Step::Say(vec![])));
-    let (_, what) = step(&mut session, &execute(1, Some(INT)), None);
-    assert_eq!(errno_of(what), 1243);
+    let (_, what) = step(&mut session, &execute(1, Some(INT)), Some(&mut conn));
+    assert_eq!(what, Step::Forward);
+    answered(&mut session, &mut conn, &unknown(), 1);
     assert_eq!(run(&mut session, &mut conn, &execute(2, None))[5], 71);
 }
 
@@ -203,7 +215,7 @@ fn a_session_that_keeps_its_connection_has_the_statement_brought() {
         step(&mut session, &bytes, Some(&mut other)),
         (0, Step::Attach)
     );
-    let sent = other.bring(&session.want().needs);
+    let sent = other.bring(&session.want());
     assert_eq!(sent, command(com::STMT_PREPARE, b"SELECT ?"));
     assert_eq!(
         other.feed(&mut &prepared(9, 1, DEFINITION)[..]),
@@ -232,7 +244,7 @@ fn what_changes_the_session_takes_its_statements_along_first() {
             step(&mut session, &bytes, Some(&mut other)),
             (0, Step::Attach)
         );
-        other.bring(&session.want().needs);
+        other.bring(&session.want());
         assert_eq!(other.feed(&mut &no[..]), Event::Ready);
         query(&mut session, &mut other, text, 2);
         assert!(session.is_pinned());
@@ -299,6 +311,30 @@ fn long_data_binds_until_it_is_executed() {
 }
 
 #[test]
+fn types_that_mysql_has_not_taken_are_not_put_in_later() {
+    for (is_mariadb, number, puts_in) in [
+        (false, 1210, false),
+        (false, 1062, true),
+        (true, 1210, true),
+    ] {
+        let (mut session, mut conn) = if is_mariadb {
+            (mariadb_session(), mariadb())
+        } else {
+            (logged_in(), ready(&LOOK))
+        };
+        let id = prepare(&mut session, &mut conn, "SELECT ?", 70, 1);
+        let data = short(com::STMT_SEND_LONG_DATA, id, b"\0\0abc");
+        sent(&mut session, &mut conn, &data);
+        sent(&mut session, &mut conn, &execute(id, Some(INT)));
+        let reply = err(1, number, *b"HY000", "Incorrect arguments");
+        answered(&mut session, &mut conn, &reply, 1);
+        let out = sent(&mut session, &mut conn, &execute(id, None));
+        let wanted = execute(70, puts_in.then_some(INT));
+        assert_eq!(out, wanted, "{is_mariadb} {number}");
+    }
+}
+
+#[test]
 fn long_data_of_more_than_a_mib_has_no_reply_either() {
     let (mut session, mut conn) = (logged_in(), ready(&LOOK));
     let id = prepare(&mut session, &mut conn, "SELECT ?", 70, 1);
@@ -343,7 +379,7 @@ fn cursors_bulk_and_the_last_statement_bind() {
     assert_eq!(session.pin(), Some(Pin::Statements));
     let (mut session, mut conn) = (logged_in(), ready(&LOOK));
     prepare(&mut session, &mut conn, "SELECT ?", 70, 1);
-    assert_eq!(errno_of(step(&mut session, &last, Some(&mut conn)).1), 1243);
+    assert_eq!(sent(&mut session, &mut conn, &last)[5..9], [0; 4]);
 }
 
 #[test]
@@ -468,8 +504,9 @@ fn a_reset_takes_all_statements() {
     // MySQL with another global character set: passed on.
     assert_eq!(step(&mut session, &reset, Some(&mut conn)).1, Step::Forward);
     answered(&mut session, &mut conn, &ok(1, status::AUTOCOMMIT), 1);
-    let (_, what) = step(&mut session, &execute(1, Some(INT)), Some(&mut conn));
-    assert_eq!(errno_of(what), 1243);
+    let out = sent(&mut session, &mut conn, &execute(1, Some(INT)));
+    assert_eq!(out[5..9], [0; 4]);
+    answered(&mut session, &mut conn, &unknown(), 1);
     conn.left(Left::Traces);
     conn.clean([0; 20]);
     assert_eq!(
