@@ -3,7 +3,8 @@
 use portside_proto::command::capability;
 
 use super::super::version::can_reset;
-use super::{broken, cure, is_readable, Cleaning, Conn, Event, Failure, Phase};
+use super::refusal::cure;
+use super::{broken, is_readable, Cleaning, Conn, Event, Failure, Phase};
 
 /// What is asked of a server right after the login: what a reset must restore, what a reset would change, and
 /// whether SQL text can be read here.

@@ -1,0 +1,41 @@
+//! What a login that went wrong means for who wanted the connection, and what to do about it.
+
+use portside_proto::err::errno;
+use portside_proto::handshake::LoginError;
+
+use super::Failure;
+
+pub(super) fn failure(error: LoginError, is_secure: bool) -> Failure {
+    match error {
+        LoginError::Refused { errno, message } => Failure::Refused { errno, message },
+        LoginError::Denied { errno, message } if errno::is_full(errno) => {
+            Failure::Refused { errno, message }
+        }
+        LoginError::Garbage(garbage) => Failure::Broken(garbage.to_string()),
+        LoginError::NoTls => Failure::NoTls(error.to_string()),
+        LoginError::Unexpected(_) => Failure::Broken(error.to_string()),
+        LoginError::Denied { errno, .. } => {
+            Failure::Denied(format!("{error}{}", cure(errno, is_secure)))
+        }
+        LoginError::Key(_)
+        | LoginError::NeedsSecureChannel
+        | LoginError::NeedsTls
+        | LoginError::NeedsPassword(_)
+        | LoginError::UnknownPlugin(_) => Failure::Denied(error.to_string()),
+    }
+}
+
+/// What to do about a server's refusal, where its own text does not say. Source: errmsg-utf8.txt of MariaDB 10.11,
+/// messages_to_clients.txt of MySQL 9.7.
+pub(super) fn cure(errno: u16, is_secure: bool) -> &'static str {
+    match errno {
+        1045 if is_secure => " (its password there is not that of [[user]], for our address)",
+        1045 => {
+            " (its password there is not that of [[user]], for our address; or it has REQUIRE SSL: [[server]] tls)"
+        }
+        3159 => " ([[server]] tls = { mode = \"required\" })",
+        1820 | 1862 => " (on the server: ALTER USER ... IDENTIFIED BY a new password)",
+        3118 | 4151 => " (on the server: ALTER USER ... ACCOUNT UNLOCK)",
+        _ => "",
+    }
+}
