@@ -19,6 +19,7 @@ __all__ = [
     "Sink",
     "build_info",
     "explain_codes",
+    "judge_certificate",
     "ledger_bytes",
     "read_certificate",
     "try_login",
@@ -285,6 +286,14 @@ def read_certificate(certificate: str, key: str | None = None) -> str:
 
     Raises:
         ValueError: a sentence; the key does not belong to it, is locked, or is of no use.
+    """
+
+def judge_certificate(tls: str, chain: Sequence[bytes]) -> str | None:
+    """Why a server's TLS is not to be trusted, by the rules of the data plane; None: it is.
+
+    Args:
+        tls: JSON, as a server's ``tls`` in the snapshot.
+        chain: the certificates that it has shown, DER, its own first.
     """
 
 def explain_codes() -> str:

@@ -176,6 +176,11 @@ def test_no_more_is_read_of_a_file_than_the_server_takes(
         ("SELECT 1", True),
         ("SELECT 'LOAD DATA LOCAL INFILE ''/etc/hostname'''", True),
         (LOAD.format("/tmp/mine"), True),
+        # Run by the server, so that nobody here has read it.
+        ("EXECUTE IMMEDIATE \"LOAD DATA LOCAL INFILE '/etc/hostname' INTO TABLE t\"", True),
+        ("PREPARE s FROM \"LOAD DATA LOCAL INFILE '/etc/hostname' INTO TABLE t\"", True),
+        ("EXECUTE s", True),
+        ("CALL load_it('/etc/hostname')", True),
         (LOAD.format("/etc/hostname"), False),
     ],
 )

@@ -135,6 +135,7 @@ def test_a_pool_shows_its_connections_and_a_breaker_that_no_check_sees():
     pool = {"pool_busy": 3, "pool_open": 5, "pool_max": 40}
     row = {**server, **pool, "state": "up", "check": "L4OK", "reason": ""}
     other = {**server, "name": "db3", "pool_max": None, "breaker": "closed", "reason": ""}
+    other["hosts_blocked"] = ["10.0.0.5"]
     assert (
         plainly(show.servers([row, other]))
         == """\
@@ -142,6 +143,7 @@ SERVER  STATE  CHECK  SINCE  SESSIONS    POOL  FAILED  DESTINATIONS
 db2     up     L4OK    1m1s         0  3/5/40       3  10.0.0.12:3306
 db3     down   L4CON   1m1s         0               3  10.0.0.12:3306
   db2: sessions cannot connect; why: portside show events
+  db3: refuses our address 10.0.0.5; why: portside show events
 """
     )
 

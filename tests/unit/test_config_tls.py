@@ -182,6 +182,10 @@ def test_what_reaches_the_data_plane(folder: Path) -> None:
         "client_ca": None,
         "client_verify": True,
     }
+    # A certificate that is a must cannot be shown without TLS.
+    for more, required in (("", True), (', client_verify = "optional"', False)):
+        tls = f'tls = {{ {PAIR}, client_ca = "ca.pem"{more} }}'
+        assert snapshot_of(folder, service=tls)["services"][0]["tls"]["required"] is required
     assert made["servers"][0]["tls"]["name"] == "db1.example.org"
     assert snapshot_of(folder)["services"][0]["tls"] is None
     assert snapshot_of(folder)["servers"][0]["tls"] is None
@@ -213,14 +217,33 @@ def test_checks_use_the_settings_of_the_server(folder: Path) -> None:
     target = target_of(config.servers[0])
     assert target is not None and target.tls.name == ""
     assert "PRIVATE" not in repr(target)
-    context = context_of(target.tls)
-    assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
-    assert len(context.get_ca_certs()) == 1
-    for mode in ("preferred", "required"):
-        context = context_of(TlsRule(mode))
+    # Whom they trust is decided behind the handshake, by the data plane's rules.
+    for rule in (target.tls, TlsRule("required"), TlsRule("verify-ca", target.tls.ca)):
+        context = context_of(rule)
         assert (context.check_hostname, context.verify_mode) == (False, ssl.CERT_NONE)
-    context = context_of(TlsRule("verify-ca", target.tls.ca))
-    assert (context.check_hostname, context.verify_mode) == (False, ssl.CERT_REQUIRED)
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "why"),
+    [
+        ("required", "db1", None),
+        ("verify-ca", "db1", None),
+        ("verify-identity", "127.0.0.1", None),
+        ("verify-identity", "10.0.0.11", "is not for 10.0.0.11"),
+        ("wrong ca", "127.0.0.1", "is signed by another ca of the same name"),
+    ],
+)
+def test_who_is_trusted_behind_the_handshake(
+    folder: Path, mode: str, name: str, why: str | None
+) -> None:
+    ca = Authority().pem.decode() if mode == "wrong ca" else (folder / "ca.pem").read_text()
+    rule = {"mode": mode.replace("wrong ca", "verify-ca"), "ca": ca, "name": name}
+    shown = ssl.PEM_cert_to_DER_cert((folder / "server-cert.pem").read_text())
+    tls = json.dumps({**rule, "certificate": None, "key": None})
+    found = _core.judge_certificate(tls, [shown])
+    assert (found is None) == (why is None) and (why or "") in (found or "")
+    if rule["mode"] != "required":
+        assert _core.judge_certificate(tls, []) == "the server showed no certificate"
 
 
 def test_what_stands_in_a_certificate(folder: Path) -> None:

@@ -40,4 +40,4 @@ pub use ports::MEMORY_BYTES;
 pub use portside_core::ports::{ledger_bytes, PortRange};
 pub use report::codes;
 pub use sys::has_local_port_range;
-pub use tls::read_certificate;
+pub use tls::{judge_certificate, read_certificate};

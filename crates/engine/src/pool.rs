@@ -232,6 +232,8 @@ pub struct Pooled {
     gone_at: Option<u64>,
     /// Version and cipher of its client's TLS.
     pub tls: Option<(&'static str, &'static str)>,
+    /// Its server goes, so its command is cut off.
+    server_goes: bool,
     /// The session goes the way of every closed client.
     pub is_over: bool,
 }
@@ -428,6 +430,8 @@ pub(crate) struct Back {
     reset_was_lost: bool,
     /// A reply was under way at QUIT.
     owes_reply: bool,
+    /// What it is told last, after a login that we have given up.
+    farewell: Vec<u8>,
     drained: u64,
     opened_at: u64,
     used_at: u64,

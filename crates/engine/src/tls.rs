@@ -9,6 +9,7 @@ mod certificate;
 mod failure;
 mod front;
 
+pub use behind::judge_certificate;
 pub(crate) use behind::Behind;
 pub use certificate::read as read_certificate;
 pub(crate) use failure::{failure, words};

@@ -30,6 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             match step {
                 Step::Send(packet) | Step::StartTls(packet) => stream.write_all(&packet)?,
                 Step::Done => break 'login,
+                Step::Leave(_, error) => return Err(error.into()),
             }
         }
     }

@@ -13,7 +13,7 @@
 //! says. [`Step::Close`] means that the server's ERR was received (its FIN is next): close as after a QUIT.
 //! The login deadline of the session stays in force, since a server may answer late on purpose (MySQL's
 //! `connection_control`). Not for sessions whose client sent a part of a packet: those bytes cannot be taken
-//! back, so cut them. Not after TLS began either.
+//! back, so cut them. Not after TLS began either: there it is `ClientLogin::within_tls`.
 
 use crate::command::{capability, marker};
 use crate::login::Greeting;

@@ -252,7 +252,7 @@ fn answers(name: &str) -> (Vec<Vec<u8>>, Result<(), LoginError>) {
             Ok(Some(Step::Send(packet) | Step::StartTls(packet))) => sent.push(packet),
             Ok(Some(Step::Done)) => return (sent, Ok(())),
             Ok(None) => panic!("{name}: ended early"),
-            Err(error) => return (sent, Err(error)),
+            Err(error) | Ok(Some(Step::Leave(_, error))) => return (sent, Err(error)),
         }
     }
 }

@@ -195,6 +195,12 @@ fn read_certificate(certificate: &str, key: Option<&str>) -> PyResult<String> {
     serde_json::to_string(&facts).map_err(|e| PyValueError::new_err(e.to_string()))
 }
 
+/// Why a server that shows these certificates (DER) is not to be trusted; None: it is.
+#[pyfunction]
+fn judge_certificate(tls: &str, chain: Vec<Vec<u8>>) -> Option<String> {
+    portside_engine::judge_certificate(tls, chain).err()
+}
+
 /// One login as pooled connections make it, on a duplicate of a connected socket; the outcome as JSON.
 #[pyfunction]
 fn try_login(py: Python<'_>, fd: i32, spec: &str, limit_s: f64) -> PyResult<String> {
@@ -221,6 +227,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("LEDGER_BUDGET_BYTES", portside_engine::MEMORY_BYTES)?;
     m.add_function(wrap_pyfunction!(ledger_bytes, m)?)?;
     m.add_function(wrap_pyfunction!(read_certificate, m)?)?;
+    m.add_function(wrap_pyfunction!(judge_certificate, m)?)?;
     m.add_function(wrap_pyfunction!(try_login, m)?)?;
     m.add_function(wrap_pyfunction!(version, m)?)?;
     m.add_function(wrap_pyfunction!(build_info, m)?)?;

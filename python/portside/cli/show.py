@@ -165,6 +165,12 @@ def servers(rows: Sequence[Row]) -> list[table.Part]:
         for row in rows
         if row["breaker"] != "closed" and row["state"] != "down"
     ]
+    notes += [
+        f"  {row['name']}: refuses our address {source or '(the route`s)'}; "
+        "why: portside show events"
+        for row in rows
+        for source in row["hosts_blocked"]
+    ]
     right = {3, 5, 6, 7, 8} if has_pool else {3, 5, 6, 7}
     return [table.Table(heads, lines, right=frozenset(right)), *notes]
 

@@ -299,7 +299,8 @@ class Tls(Table):
     client_ca: Pem | None = None
     """PEM file of who may have signed clients' certificates; absent: they are not asked for."""
     client_verify: Literal["required", "optional"] = "required"
-    """With `client_ca`: whether a client must show a certificate, or only a good one if any."""
+    """With `client_ca`: whether a client must show a certificate (so TLS is a must, too), or only a
+    good one if any."""
 
 
 class ServerTls(Table):

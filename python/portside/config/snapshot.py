@@ -162,12 +162,14 @@ def _service_tls(service: Service) -> dict[str, Any] | None:
     tls = service.tls
     if service.mode != "pool" or tls.certificate is None or tls.key is None:
         return None
+    must_verify = tls.client_verify == "required"
     return {
         "certificate": tls.certificate.text,
         "key": tls.key.text,
-        "required": tls.required,
+        # Who comes without TLS shows no certificate.
+        "required": tls.required or (tls.client_ca is not None and must_verify),
         "client_ca": tls.client_ca and tls.client_ca.text,
-        "client_verify": tls.client_verify == "required",
+        "client_verify": must_verify,
     }
 
 

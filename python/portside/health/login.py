@@ -24,6 +24,8 @@ from portside.foreign_text import one_line
 from .greeting import ER_CON_COUNT
 from .judge import Readings, Status
 from .readings import Dialect, dialect_of, is_read_only, replication_of
+from .target import TlsRule
+from .tls import distrust
 
 # Errors that PyMySQL makes itself (connection lost, TLS) are numbered from 2000. Source: errmsg.h.
 CLIENT_ERRORS = range(2000, 3000)
@@ -31,6 +33,8 @@ CLIENT_ERRORS = range(2000, 3000)
 PRIVILEGE_ERRORS = frozenset({1044, 1045, 1142, 1143, 1227})
 # ER_STATEMENT_TIMEOUT (MariaDB), ER_QUERY_TIMEOUT (MySQL): our own limit, see statement_limit().
 LIMIT_ERRORS = frozenset({1969, 3024})
+# Who is denied on purpose. Source: crates/proto/src/refuse_login.rs.
+NOBODY = b"portside-refused"
 NO_WORDS = frozenset({"", "0", "OFF", "NO", "FALSE"})
 
 
@@ -47,6 +51,7 @@ class LoginPlan:
     limit_s: float
     version: str = ""
     tls: ssl.SSLContext | None = None
+    tls_rule: TlsRule | None = None
     tls_name: str = "portside-check"
     is_local: bool = False
 
@@ -75,6 +80,23 @@ class _ClearTextRefused:
         )
 
 
+class _Judge:
+    """Stands in for PyMySQL's context: a server that is not to be trusted gets nobody's login."""
+
+    def __init__(self, connection: Connection[Any], tls: ssl.SSLContext, rule: TlsRule) -> None:
+        self.why: str | None = None
+        self._connection, self._tls, self._rule = connection, tls, rule
+        connection.ctx = self  # type: ignore[attr-defined]
+
+    def wrap_socket(self, sock: socket.socket, server_hostname: str) -> ssl.SSLSocket:
+        secured = self._tls.wrap_socket(sock, server_hostname=server_hostname)
+        self.why = distrust(self._rule, server_hostname, secured)
+        if self.why is not None:
+            # It ends in order, and the password stays here.
+            self._connection.user, self._connection.password = NOBODY, b""
+        return secured
+
+
 def converse(sock: socket.socket, plan: LoginPlan) -> Answer:
     """Logs in, asks, sends QUIT and lets go of ``sock``. Never raises on what a server may do."""
     clear = not (plan.tls or plan.is_local)
@@ -94,16 +116,23 @@ def converse(sock: socket.socket, plan: LoginPlan) -> Answer:
         write_timeout=plan.limit_s,
         **options,
     )
+    judge = _Judge(connection, plan.tls, plan.tls_rule) if plan.tls and plan.tls_rule else None
     try:
         connection.connect(sock)
-        return _ask(connection, plan)
+        return _untrusted(judge) or _ask(connection, plan)
     except pymysql.err.MySQLError as error:
-        return _failure(error)
+        return _untrusted(judge) or _failure(error)
     except Exception as error:
         return Answer(Status.L7RSP, f"answer not understood: {type(error).__name__}: {error}")
     finally:
         _quit(connection)
         sock.close()
+
+
+def _untrusted(judge: _Judge | None) -> Answer | None:
+    if judge is None or judge.why is None:
+        return None
+    return Answer(Status.L6RSP, f"TLS: {judge.why}", definitive=True)
 
 
 def _quit(connection: Connection[Any]) -> None:

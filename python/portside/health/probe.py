@@ -439,6 +439,7 @@ def _plan(
         limit_s=target.timeout_s,
         version=first.version,
         tls=context_of(tls) if tls is not None and first.has_tls else None,
+        tls_rule=tls,
         tls_name=(tls and tls.name) or way.destination.host or "portside-check",
         is_local=bool(way.destination.path),
     )

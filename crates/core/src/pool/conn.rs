@@ -4,9 +4,9 @@
 //! steps the bytes are for this machine ([`Conn::feed`]); while a client's command runs they are the client's,
 //! and [`Conn::relay`] only finds the reply's end.
 
+mod failing;
 mod first_look;
 mod preparing;
-mod refusal;
 
 use std::collections::VecDeque;
 
@@ -17,10 +17,10 @@ use portside_proto::reply::{Outcome, Reply, Shape};
 use portside_proto::single::{OneRow, ServerError, Single};
 use portside_proto::statement::{Prepared, Renumber};
 
+use self::failing::failure;
 use self::first_look::FIRST_LOOK;
 use self::preparing::Preparing;
 pub(super) use self::preparing::NEED_REPREPARE;
-use self::refusal::failure;
 use super::statements::OnServer;
 use super::{Class, Left, Server, Settings, User, Want};
 use crate::sql::is_readable;
@@ -53,6 +53,10 @@ pub enum Failure {
     Denied(String),
     /// TLS is a must and the server does not offer it.
     NoTls(String),
+    /// TLS was begun, and the server's certificate is not one to trust.
+    Untrusted(String),
+    /// As `Denied`, by ourselves: write these bytes, and the server will close.
+    Left(Vec<u8>, String),
     /// The server does not offer what the class needs: it has changed since it was last asked, and says now
     /// that it is this. Its replies would not be what the client expects.
     Unfit(Box<Server>),
@@ -67,7 +71,7 @@ pub enum Event {
     Wait,
     /// Write these bytes, go on.
     Send(Vec<u8>),
-    /// Write these bytes, begin TLS, go on inside.
+    /// Write these bytes and begin TLS; then [`Conn::within_tls`].
     StartTls(Vec<u8>),
     /// Logged in, or prepared: a command may be sent.
     Ready,
@@ -292,8 +296,11 @@ impl Conn {
                     }
                     Step::StartTls(request) => Event::StartTls(request),
                     Step::Send(answer) => Event::Send(answer),
-                    Step::Done => Event::Wait,
+                    Step::Done | Step::Leave(..) => Event::Wait,
                 }
+            }
+            Ok(Some(Step::Leave(answer, why))) => {
+                Event::Failed(Failure::Left(answer, why.to_string()))
             }
             Ok(Some(Step::Done)) => {
                 let looks = Phase::FirstLook(OneRow::default());
@@ -306,6 +313,19 @@ impl Conn {
             }
             Ok(None) => Event::Wait,
             Err(error) => Event::Failed(failure(error, login.is_secure())),
+        }
+    }
+
+    /// The handshake is over: the login follows, or, with a server that may not hear it (the text says why), an
+    /// orderly end.
+    pub fn within_tls(&mut self, verdict: Result<(), String>) -> Event {
+        let Phase::Login(login) = &mut self.phase else {
+            return Event::Wait;
+        };
+        match login.within_tls(verdict) {
+            Ok(Step::Send(answer)) => Event::Send(answer),
+            Ok(_) => Event::Wait,
+            Err(error) => Event::Failed(failure(error, true)),
         }
     }
 
@@ -399,6 +419,8 @@ impl Conn {
         self.left = Left::Nothing;
         self.diagnostics = false;
         self.settings.clear();
+        // An ERR tells of no status: the next session's first reply must not show the last one's.
+        self.status = status::AUTOCOMMIT * u16::from(self.is_autocommit);
     }
 
     /// Runs `KILL QUERY` for a connection on the same server. Write the bytes and feed until `Ready`.
@@ -518,16 +540,6 @@ impl Conn {
                 Err(Failure::Broken(error.to_string()))
             }
         }
-    }
-
-    /// The last statement took earlier warnings away, and has none.
-    pub fn has_no_diagnostics(&mut self) {
-        self.diagnostics = false;
-    }
-
-    /// Whether it may have warnings or an error to show, of whomever.
-    pub fn has_diagnostics(&self) -> bool {
-        self.diagnostics
     }
 
     /// Whether `autocommit` is on from the login on, so that switching it on leaves nothing.

@@ -197,15 +197,16 @@ impl Worker {
         loop {
             let mut scratch = std::mem::take(&mut self.pool.scratch);
             let read = back.socket.read(&mut scratch);
-            let event = match read {
-                Read::Bytes { count, .. } => Ok(feed(&mut back, &scratch[..count])),
-                Read::Nothing => Ok(Event::Wait),
-                Read::Eof => Err("the server closed the connection while logging in"),
-                Read::Lost => Err("the server reset the connection while logging in"),
+            let trusted = self.server_tls_news(&mut back);
+            let event = match (&trusted, &read) {
+                (Ok(()), Read::Bytes { count, .. }) => Ok(feed(&mut back, &scratch[..*count])),
+                (Ok(()), Read::Nothing) | (Err(_), _) => Ok(Event::Wait),
+                (Ok(()), Read::Eof) => Err("the server closed the connection while logging in"),
+                (Ok(()), Read::Lost) => Err("the server reset the connection while logging in"),
             };
             let more = matches!(read, Read::Bytes { .. }) && back.socket.readable;
             self.pool.scratch = scratch;
-            if let Some(text) = self.server_tls_news(&mut back) {
+            if let Err(text) = trusted {
                 return self.back_failed(back, &text, true);
             }
             self.learn(&mut back);
@@ -303,20 +304,15 @@ impl Worker {
     }
 }
 
-/// Feeds the machine and sends what it wants sent. `Send` is returned for the caller's timers only.
+/// Feeds the machine and sends what it wants sent.
 fn feed(back: &mut Back, mut bytes: &[u8]) -> Event {
     loop {
         match back.conn.feed(&mut bytes) {
             Event::StartTls(request) => {
-                if let Err(failed) = secure_server(back, &request) {
-                    return failed;
-                }
+                // The login waits for the end of the handshake (`server_tls_news`).
+                return secure_server(back, &request).err().unwrap_or(Event::Wait);
             }
-            Event::Send(answer) => {
-                if back.socket.push(&answer).is_err() {
-                    back.socket.readable = true;
-                }
-            }
+            Event::Send(answer) => back.say(&answer),
             other => return other,
         }
     }

@@ -14,6 +14,8 @@ use crate::worker::{token, Worker, TURN_BYTES};
 const HOLD_MS: u64 = 1_000;
 /// How long a reply goes on after its client's FIN.
 const GONE_MS: u64 = 1_000;
+/// Why a session has lost its connection: `on_down`, maintenance, a switch, a role that was lost.
+pub(super) const SERVER_GOES: &str = "it takes no sessions any more and has ended its own";
 
 /// What came of one step.
 pub(super) enum Next {
@@ -152,7 +154,7 @@ impl Worker {
         input: &mut [u8],
     ) -> Next {
         if let Some(cause) = self.must_end(session, pooled) {
-            return Next::Over(cause);
+            return self.cut_off(session, pooled, cause);
         }
         match self.flush_both(index, session, pooled) {
             Some(true) => {}
@@ -232,14 +234,9 @@ impl Worker {
         if matches!(read, Read::Nothing) {
             return;
         }
-        let Some(back) = pooled.back.take() else {
+        let Some(back) = bereave(pooled, "the server closed the connection") else {
             return;
         };
-        let name = back.server().map_or("", |server| &server.name);
-        let text = format!("server {name}: the server closed the connection");
-        if let Some(front) = pooled.front.as_mut() {
-            front.bereave(&text);
-        }
         match read {
             // Its good-bye comes first.
             Read::Bytes { .. } => self.quit_back(back),
@@ -266,6 +263,23 @@ impl Worker {
         }
         let limit = session.rules.idle_ms.map(|ms| session.moved_at + ms);
         (idle && limit.is_some_and(|at| self.now >= at)).then_some(Cause::IdleTimeout)
+    }
+
+    /// The session ends whatever its client says; where its server goes, it is told, if nothing of a reply was yet.
+    fn cut_off(&mut self, session: &mut Session, pooled: &mut Pooled, cause: Cause) -> Next {
+        let (Some(front), Some(back)) = (pooled.front.as_ref(), pooled.back.as_ref()) else {
+            return Next::Over(cause);
+        };
+        let may_tell = back.conn.is_busy() && back.conn.reply_is_untouched() && !front.is_sending();
+        let Some(server) = back.server().filter(|_| pooled.server_goes && may_tell) else {
+            return Next::Over(cause);
+        };
+        let text = format!(
+            "server {}: {SERVER_GOES} in the middle of a statement",
+            server.name
+        );
+        let bytes = front.lost(&text);
+        self.last_words(session, &bytes, cause)
     }
 
     /// Writes what was stuck. `Some(false)`: the client's kernel still takes no more; None: it is lost.
@@ -447,4 +461,14 @@ impl Worker {
         pooled.back = Some(back);
         Next::Took(0)
     }
+}
+
+/// The session has lost the connection that it keeps; if that matters, its next command is answered with it.
+pub(super) fn bereave(pooled: &mut Pooled, what: &str) -> Option<Box<super::Back>> {
+    let back = pooled.back.take()?;
+    let name = back.server().map_or("", |server| &server.name);
+    if let Some(front) = pooled.front.as_mut() {
+        front.bereave(&format!("server {name}: {what}"));
+    }
+    Some(back)
 }

@@ -253,6 +253,7 @@ impl Back {
             has_greeted: false,
             reset_was_lost: false,
             owes_reply: false,
+            farewell: Vec::new(),
             drained: 0,
             opened_at: now,
             used_at: now,

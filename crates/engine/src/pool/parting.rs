@@ -51,8 +51,15 @@ impl Worker {
                 outcomes.count_tls(Peer::Server, Some(TlsFailure::NotOffered));
                 self.back_failed(back, &format!("TLS: {text}"), true);
             }
+            // Counted when its certificate was judged.
+            Failure::Untrusted(text) => self.back_failed(back, &format!("TLS: {text}"), true),
             Failure::Denied(text) => {
                 self.was_denied(&back, &text);
+                self.back_failed(back, &text, false);
+            }
+            Failure::Left(answer, text) => {
+                self.was_denied(&back, &text);
+                back.farewell = answer;
                 self.back_failed(back, &text, false);
             }
             Failure::Broken(text) => self.back_failed(back, &text, false),
@@ -125,10 +132,21 @@ impl Worker {
         } else {
             ServerClose::Lost
         };
-        self.close_back(back, how);
+        self.say_farewell(back, how);
         if let Some(owner) = wanted_by {
             self.opening_failed(owner, &server.name, text, has_other);
         }
+    }
+
+    /// Closes, but for a server that is still owed an answer: that one closes by itself, once it has it.
+    fn say_farewell(&mut self, mut back: Box<Back>, how: ServerClose) {
+        let answer = std::mem::take(&mut back.farewell);
+        if answer.is_empty() || back.socket.push(&answer).is_err() {
+            return self.close_back(back, how);
+        }
+        back.state = State::Quitting(self.now);
+        back.armed = None;
+        self.await_fin(back, self.now);
     }
 
     /// Says QUIT and waits for the server's FIN, as the close rules want it.

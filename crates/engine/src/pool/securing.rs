@@ -11,6 +11,7 @@ use super::{Back, Pooled};
 use crate::plan::Service;
 use crate::session::Session;
 use crate::shared::Peer;
+use crate::tls::{failure, words};
 use crate::worker::{token, Worker};
 
 impl Service {
@@ -101,18 +102,27 @@ impl Worker {
         }
     }
 
-    /// After every read of a login: the outcome of the handshake is counted. Some: it failed; with the words for it.
-    pub(super) fn server_tls_news(&mut self, back: &mut Back) -> Option<String> {
-        match back.socket.tls_news("the server")? {
-            Ok(()) => {
-                self.shared.outcomes.count_tls(Peer::Server, None);
-                None
+    /// After every read of a login: the outcome of the handshake is counted, and with a server that is to be trusted
+    /// the login begins. An error: it failed; with the words for it.
+    pub(super) fn server_tls_news(&mut self, back: &mut Back) -> Result<(), String> {
+        let outcomes = &self.shared.outcomes;
+        match back.socket.tls_news("the server") {
+            None => {}
+            Some(Ok(())) => {
+                let verdict = judge(back);
+                let why = verdict.as_ref().err().map(failure);
+                outcomes.count_tls(Peer::Server, why);
+                let verdict = verdict.map_err(|error| words(&error, "the server"));
+                if let Event::Send(login) = back.conn.within_tls(verdict) {
+                    back.say(&login);
+                }
             }
-            Err((why, text)) => {
-                self.shared.outcomes.count_tls(Peer::Server, Some(why));
-                Some(format!("TLS: {text}"))
+            Some(Err((why, text))) => {
+                outcomes.count_tls(Peer::Server, Some(why));
+                return Err(format!("TLS: {text}"));
             }
         }
+        Ok(())
     }
 
     /// A login was given up before the handshake was over.
@@ -121,6 +131,19 @@ impl Worker {
             self.shared.outcomes.count_tls(Peer::Server, Some(why));
         }
     }
+}
+
+/// Whether the server's certificate is good enough for our password.
+fn judge(back: &Back) -> Result<(), rustls::Error> {
+    let server = back.server();
+    let tls = server.and_then(|server| server.tls.as_ref().map(|tls| (server, tls)));
+    let Some((server, tls)) = tls else {
+        return Err(rustls::Error::General(
+            "TLS that is not configured".to_owned(),
+        ));
+    };
+    let to = server.destinations[back.destination].addr.as_socket();
+    tls.judge(back.socket.tls_chain(), to.map(|addr| addr.ip()))
 }
 
 /// The server has agreed to TLS: the request goes out as it is, everything behind it sealed.

@@ -3,6 +3,9 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::Arc;
 
+use mio::Token;
+
+use super::client::{bereave, SERVER_GOES};
 use super::{Back, Place};
 use crate::plan::{ServerState, Service};
 use crate::shared::Cut;
@@ -163,26 +166,38 @@ impl Worker {
             })
             .collect();
         for owner in lent {
-            let (index, ..) = crate::worker::unpack(owner);
-            let session = self.sessions.get_mut(index).and_then(Option::as_mut);
-            let Some(session) = session else {
-                continue;
-            };
-            let back = session
-                .pooled
-                .as_ref()
-                .and_then(|pooled| pooled.back.as_ref());
-            let is_there = back
-                .and_then(|b| b.server())
-                .is_some_and(|s| s.name == *name);
-            let of_service = cut
-                .service
-                .as_ref()
-                .is_none_or(|s| *s == session.service.name);
-            if is_there && of_service && cut.session.is_none() {
-                session.relay.cut(cut.cause, cut.gently);
-                self.guarded(owner, None);
-            }
+            self.cut_lent(owner, name, cut);
         }
+    }
+
+    /// One that waits for nothing loses its connection, and hears of it when that matters; else it is cut.
+    fn cut_lent(&mut self, owner: Token, name: &str, cut: &Cut) {
+        let (index, ..) = crate::worker::unpack(owner);
+        let session = self.sessions.get_mut(index).and_then(Option::as_mut);
+        let Some(session) = session else {
+            return;
+        };
+        let of_service = (cut.service.as_ref()).is_none_or(|s| *s == session.service.name);
+        let Some(pooled) = session.pooled.as_mut().filter(|_| of_service) else {
+            return;
+        };
+        let (Some(front), Some(back)) = (pooled.front.as_ref(), pooled.back.as_ref()) else {
+            return;
+        };
+        if cut.session.is_some() || back.server().is_none_or(|server| server.name != name) {
+            return;
+        }
+        // Nothing of a command has been sent to it.
+        if !back.conn.is_busy() && (front.is_idle() || !cut.gently) {
+            if let Some(mut back) = bereave(pooled, SERVER_GOES) {
+                back.is_back();
+                self.pool.backs[back.index] = Place::Taken;
+                self.quit_back(back);
+            }
+        } else {
+            pooled.server_goes = true;
+            session.relay.cut(cut.cause, cut.gently);
+        }
+        self.guarded(owner, None);
     }
 }

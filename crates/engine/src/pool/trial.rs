@@ -21,7 +21,7 @@ use crate::error::EngineError;
 use crate::snapshot::{ServerTlsSpec, UserSpec};
 use crate::socket::{Read, Socket};
 use crate::sys;
-use crate::tls::Behind;
+use crate::tls::{words, Behind};
 
 /// Read at once; records of TLS need some room of it.
 const SCRATCH: usize = 64 * 1024;
@@ -141,8 +141,10 @@ impl Trial<'_> {
                 self.socket.flush().map_err(lost)?;
             }
             let read = self.socket.read(&mut scratch);
-            if let Some(Err((_, text))) = self.socket.tls_news("the server") {
-                return Err((Outcome::Tls, format!("TLS: {text}")));
+            match self.socket.tls_news("the server") {
+                None => {}
+                Some(Ok(())) => self.begin_within_tls()?,
+                Some(Err((_, text))) => return Err((Outcome::Tls, format!("TLS: {text}"))),
             }
             match read {
                 Read::Bytes { count, .. } => {
@@ -171,6 +173,19 @@ impl Trial<'_> {
         }
     }
 
+    fn begin_within_tls(&mut self) -> Result<(), Refusal> {
+        let tls = self
+            .tls
+            .ok_or_else(|| broken("TLS that is not configured"))?;
+        let verdict = tls.judge(self.socket.tls_chain(), self.peer);
+        let verdict = verdict.map_err(|error| words(&error, "the server"));
+        match self.conn.within_tls(verdict) {
+            Event::Send(login) => self.socket.push(&login).map_err(lost),
+            Event::Failed(failure) => Err(refusal(failure)),
+            _ => Ok(()),
+        }
+    }
+
     /// True: ready.
     fn feed(&mut self, mut bytes: &[u8]) -> Result<bool, Refusal> {
         loop {
@@ -187,6 +202,10 @@ impl Trial<'_> {
                     let connection = connection.map_err(|e| (Outcome::Tls, format!("TLS: {e}")))?;
                     self.socket.start_tls(connection.into());
                 }
+                Event::Failed(Failure::Left(answer, text)) => {
+                    self.socket.push(&answer).map_err(lost)?;
+                    return Err((Outcome::Refused, text));
+                }
                 Event::Failed(failure) => return Err(refusal(failure)),
             }
         }
@@ -198,12 +217,12 @@ fn refusal(failure: Failure) -> Refusal {
         Failure::Refused { errno, message } => {
             (Outcome::Refused, format!("ERR {errno}: {message}"))
         }
-        Failure::Denied(text) => (Outcome::Refused, text),
+        Failure::Denied(text) | Failure::Left(_, text) => (Outcome::Refused, text),
         Failure::Step(error) => {
             let text = format!("logged in, but ERR {}: {}", error.errno, error.message);
             (Outcome::Refused, text)
         }
-        Failure::NoTls(text) => (Outcome::Tls, format!("TLS: {text}")),
+        Failure::NoTls(text) | Failure::Untrusted(text) => (Outcome::Tls, format!("TLS: {text}")),
         Failure::Broken(text) => (Outcome::Broken, text),
         Failure::Unfit(known) => {
             let text = format!("{} lacks what PHP's clients ask for", known.version);

@@ -7,6 +7,7 @@
 use std::io::Write;
 
 use portside_core::reason::TlsFailure;
+use rustls::pki_types::CertificateDer;
 use rustls::{Connection, Error};
 
 use super::{Read, Socket};
@@ -211,6 +212,13 @@ impl Socket {
             Some(error) => Some(Err((failure(error), words(error, peer)))),
             None => is_over.then_some(Ok(())),
         }
+    }
+
+    /// The peer's certificate, and what came with it.
+    pub fn tls_chain(&self) -> &[CertificateDer<'static>] {
+        let tls = self.tls.as_ref();
+        tls.and_then(|tls| tls.connection.peer_certificates())
+            .unwrap_or(&[])
     }
 
     /// Version and cipher as agreed, for people.

@@ -16,7 +16,7 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::{certificate, front};
+use super::{certificate, front, words};
 use crate::snapshot::{ServerTlsSpec, TlsMode};
 
 /// A server's side of TLS.
@@ -25,6 +25,10 @@ pub struct Behind {
     spec: ServerTlsSpec,
     config: Arc<ClientConfig>,
     name: Option<ServerName<'static>>,
+    roots: RootCertStore,
+    /// The authorities as they are: a server may show one of them itself (self-signed).
+    known: Vec<CertificateDer<'static>>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Behind {
@@ -41,14 +45,13 @@ impl Behind {
         } else {
             Vec::new()
         };
+        let roots = if known.is_empty() {
+            RootCertStore::empty()
+        } else {
+            front::roots(authorities)?
+        };
         let verifier = Verifier {
-            mode: spec.mode,
-            roots: if known.is_empty() {
-                RootCertStore::empty()
-            } else {
-                front::roots(authorities)?
-            },
-            known,
+            is_verifying: spec.mode.is_verifying(),
             algorithms,
         };
         let builder = ClientConfig::builder_with_provider(provider)
@@ -70,6 +73,9 @@ impl Behind {
             spec: spec.clone(),
             config: Arc::new(config),
             name: name.map_err(|_| "name is no host name".to_owned())?,
+            roots,
+            known,
+            algorithms,
         }))
     }
 
@@ -84,50 +90,80 @@ impl Behind {
 
     /// A handshake with the server at this address; where no name is configured, the address is its name.
     pub fn connect(&self, ip: Option<IpAddr>) -> Result<ClientConnection, Error> {
-        let name = match (self.name.clone(), ip) {
+        ClientConnection::new(Arc::clone(&self.config), self.name_of(ip))
+    }
+
+    fn name_of(&self, ip: Option<IpAddr>) -> ServerName<'static> {
+        match (self.name.clone(), ip) {
             (Some(name), _) => name,
             (None, Some(ip)) => ServerName::IpAddress(ip.into()),
             // A unix socket; `portside check` wants a name there if it matters.
             (None, None) => ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()),
-        };
-        ClientConnection::new(Arc::clone(&self.config), name)
+        }
+    }
+
+    /// Whether the mode is content with the server that shows this, once the handshake is over: nothing of ours may be
+    /// said before.
+    pub fn judge(&self, chain: &[CertificateDer<'_>], ip: Option<IpAddr>) -> Result<(), Error> {
+        if !self.spec.mode.is_verifying() {
+            return Ok(());
+        }
+        let (end_entity, intermediates) =
+            chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+        // One that cannot be read has not signed the handshake either (see `Verifier`).
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        // OpenSSL trusts a certificate that stands in the ca file, and so do MySQL's clients.
+        if !self.known.contains(end_entity) {
+            verify_server_cert_signed_by_trust_anchor(
+                &parsed,
+                &self.roots,
+                intermediates,
+                UnixTime::now(),
+                self.algorithms.all,
+            )?;
+        }
+        if self.spec.mode == TlsMode::VerifyIdentity {
+            is_for(end_entity, &self.name_of(ip))?;
+        }
+        Ok(())
     }
 }
 
+/// Whether a server's `tls` (JSON, as in a snapshot) is content with one that shows these certificates, its own first.
+/// Errors are sentences.
+pub fn judge_certificate(tls: &str, chain: Vec<Vec<u8>>) -> Result<(), String> {
+    let spec: ServerTlsSpec = serde_json::from_str(tls).map_err(|e| e.to_string())?;
+    let behind = Behind::build(&spec, None)?;
+    let chain: Vec<_> = chain.into_iter().map(CertificateDer::from).collect();
+    let verdict = behind.judge(&chain, None);
+    verdict.map_err(|error| words(&error, "the server"))
+}
+
+/// Judges signatures only. A handshake that is broken off for the certificate counts as an error of our address, and
+/// after 100 (`max_connect_errors`) the server refuses us altogether, whatever certificate it has by then. So the
+/// handshake comes to its end, [`Behind::judge`] follows, and the login of nobody ends what may not go on.
 #[derive(Debug)]
 struct Verifier {
-    mode: TlsMode,
-    roots: RootCertStore,
-    /// The authorities as they are: a server may show one of them itself (self-signed).
-    known: Vec<CertificateDer<'static>>,
+    is_verifying: bool,
     algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Verifier {
+    /// Of a certificate that cannot be read no signature can be judged; nor will it be trusted.
+    fn judges(&self, cert: &CertificateDer<'_>) -> bool {
+        self.is_verifying && ParsedCertificate::try_from(cert).is_ok()
+    }
 }
 
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
-        now: UnixTime,
+        _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if !self.mode.is_verifying() {
-            return Ok(ServerCertVerified::assertion());
-        }
-        // OpenSSL trusts a certificate that stands in the ca file, and so do MySQL's clients.
-        if !self.known.contains(end_entity) {
-            verify_server_cert_signed_by_trust_anchor(
-                &ParsedCertificate::try_from(end_entity)?,
-                &self.roots,
-                intermediates,
-                now,
-                self.algorithms.all,
-            )?;
-        }
-        if self.mode == TlsMode::VerifyIdentity {
-            is_for(end_entity, server_name)?;
-        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -139,7 +175,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if !self.mode.is_verifying() {
+        if !self.judges(cert) {
             return Ok(HandshakeSignatureValid::assertion());
         }
         verify_tls12_signature(message, cert, dss, &self.algorithms)
@@ -151,7 +187,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if !self.mode.is_verifying() {
+        if !self.judges(cert) {
             return Ok(HandshakeSignatureValid::assertion());
         }
         verify_tls13_signature(message, cert, dss, &self.algorithms)

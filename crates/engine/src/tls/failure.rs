@@ -82,6 +82,7 @@ fn certificate_words(error: &CertificateError) -> String {
             "is not valid yet".into()
         }
         CertificateError::UnknownIssuer => "is not signed by the configured ca".into(),
+        CertificateError::BadSignature => "is signed by another ca of the same name".into(),
         CertificateError::NotValidForName => "is for another name".into(),
         CertificateError::NotValidForNameContext {
             expected,
@@ -155,6 +156,11 @@ mod tests {
                 certificate(CertificateError::UnknownIssuer),
                 TlsFailure::Certificate,
                 "the peer's certificate is not signed by the configured ca",
+            ),
+            (
+                certificate(CertificateError::BadSignature),
+                TlsFailure::Certificate,
+                "the peer's certificate is signed by another ca of the same name",
             ),
             (
                 certificate(old),

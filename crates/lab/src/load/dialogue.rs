@@ -174,7 +174,9 @@ impl Dialogue {
                         return Progress::Done;
                     }
                 }
-                Err(error) => return Progress::Failed(Failure::of_login(&error)),
+                Err(error) | Ok(Some(portside_proto::handshake::Step::Leave(_, error))) => {
+                    return Progress::Failed(Failure::of_login(&error));
+                }
             }
         }
         while !bytes.is_empty() {

@@ -36,10 +36,12 @@ const FULL_AUTH: u8 = 4;
 pub enum Step {
     /// Write these bytes, read on.
     Send(Vec<u8>),
-    /// Write these bytes, begin TLS, and feed again: the login goes inside.
+    /// Write these bytes and begin TLS; then [`ClientLogin::within_tls`].
     StartTls(Vec<u8>),
     /// Logged in; commands may be sent.
     Done,
+    /// The login has failed. To leave without these bytes would count against our address; the server's FIN follows.
+    Leave(Vec<u8>, LoginError),
 }
 
 /// Why a login failed. The connection is of no more use.
@@ -86,6 +88,9 @@ pub enum LoginError {
     /// TLS is a must, and the greeting does not offer it.
     #[error("the server offers no TLS")]
     NoTls,
+    /// Its certificate is not one that may hear a password; the text says why.
+    #[error("{0}")]
+    Untrusted(String),
     /// A plugin that is not implemented.
     #[error(
         "the server wants the authentication plugin {0:?}; known are mysql_native_password, caching_sha2_password, \
@@ -102,8 +107,8 @@ enum State {
     Greeting,
     /// TLS begins; the login is the first that goes inside.
     Tls,
-    /// There is no TLS, and it is a must: the login ends in order.
-    Refusal(Refusal),
+    /// There is no TLS, or with the wrong server: the login ends in order, with this error.
+    Refusal(Refusal, LoginError),
     /// Whether the server has changed the method already: it may once.
     Answer {
         switched: bool,
@@ -196,7 +201,7 @@ impl ClientLogin {
 
     /// Whether it only ends in order, without having begun.
     pub fn is_hopeless(&self) -> bool {
-        matches!(self.state, State::Refusal(_))
+        matches!(self.state, State::Refusal(..))
     }
 
     /// The server's greeting, once it was received.
@@ -209,7 +214,8 @@ impl ClientLogin {
     pub fn feed(&mut self, bytes: &mut &[u8]) -> Result<Option<Step>, LoginError> {
         loop {
             let step = match self.state {
-                State::Done => return Ok(None),
+                // Of TLS nobody knows yet whom it is with.
+                State::Done | State::Tls => return Ok(None),
                 State::Greeting => {
                     let event = self.assembler.next(bytes, GREETING_MAX, first_packet);
                     match event.map_err(|_| Garbage::TooLong)? {
@@ -217,19 +223,20 @@ impl ClientLogin {
                         Some(event) => Some(self.greeted(event)?),
                     }
                 }
-                State::Tls => Some(self.log_in(2)?),
-                State::Refusal(ref mut refusal) => match refusal.feed(bytes) {
+                State::Refusal(ref mut refusal, ref why) => match refusal.feed(bytes) {
                     refuse_login::Step::Wait => return Ok(None),
                     refuse_login::Step::Send(answer) => Some(Step::Send(answer)),
                     refuse_login::Step::SendAndClose(_) | refuse_login::Step::Close => {
-                        return Err(LoginError::NoTls)
+                        return Err(why.clone())
                     }
                 },
                 State::Answer { .. } | State::Key | State::Verdict => {
                     let take = |sequence, payload: &[u8]| (sequence, payload.to_vec());
                     match self.assembler.next(bytes, PACKET_MAX, take) {
                         Ok(None) => return Ok(None),
-                        Ok(Some((sequence, payload))) => self.answered(sequence, &payload)?,
+                        Ok(Some((sequence, payload))) => self
+                            .answered(sequence, &payload)
+                            .or_else(|why| self.leave(sequence, why))?,
                         Err(_) => return Err(LoginError::Unexpected("longer than 16 KiB")),
                     }
                 }
@@ -272,8 +279,42 @@ impl ClientLogin {
     fn be_refused(&mut self) -> Result<Step, LoginError> {
         let greeting = self.greeting.as_ref().ok_or(LoginError::NoTls)?;
         let (refusal, bytes) = refuse_login::start(greeting);
-        self.state = State::Refusal(refusal);
+        self.state = State::Refusal(refusal, LoginError::NoTls);
         Ok(Step::Send(bytes))
+    }
+
+    /// TLS has begun: the login, to a server that may hear it, else the login of nobody with the reason why not.
+    pub fn within_tls(&mut self, verdict: Result<(), String>) -> Result<Step, LoginError> {
+        match (&self.state, verdict) {
+            (State::Tls, Ok(())) => self.log_in(2),
+            (State::Tls, Err(why)) => {
+                let why = LoginError::Untrusted(why);
+                self.state = State::Refusal(Refusal::default(), why);
+                let nobody = self.login_as(refuse_login::USER, &[]);
+                Ok(Step::Send(packet(2, &nobody)))
+            }
+            _ => Err(LoginError::Unexpected("TLS that was not asked for")),
+        }
+    }
+
+    /// What the server has asked for cannot be said: it gets an answer that is certainly wrong.
+    fn leave(&mut self, sequence: u8, why: LoginError) -> Result<Option<Step>, LoginError> {
+        match why {
+            LoginError::Key(_)
+            | LoginError::NeedsSecureChannel
+            | LoginError::NeedsTls
+            | LoginError::NeedsPassword(_)
+            | LoginError::UnknownPlugin(_) => {
+                // Other lengths are broken packets to MariaDB's ed25519.
+                let wrong: &[u8] = match self.plugin {
+                    Plugin::Ed25519 => &[0; 64],
+                    Plugin::Native | Plugin::Sha2 | Plugin::Clear => &[],
+                };
+                let answer = packet(sequence.wrapping_add(1), wrong);
+                Ok(Some(Step::Leave(answer, why)))
+            }
+            why => Err(why),
+        }
     }
 
     /// The front of the login packet alone, with the flag for TLS (`SSLRequest`).
@@ -284,7 +325,7 @@ impl ClientLogin {
     }
 
     fn log_in(&mut self, sequence: u8) -> Result<Step, LoginError> {
-        let login = self.login()?;
+        let login = self.login_as(&self.user, &self.answer()?);
         self.state = State::Answer { switched: false };
         Ok(Step::Send(packet(sequence, &login)))
     }
@@ -327,19 +368,20 @@ impl ClientLogin {
         payload
     }
 
-    fn login(&self) -> Result<Vec<u8>, LoginError> {
+    /// Its flags are those of the request for TLS: MariaDB reads the login by these.
+    fn login_as(&self, user: &str, answer: &[u8]) -> Vec<u8> {
         let flags = self.flags() as u32;
         let mut payload = self.front();
-        payload.extend_from_slice(self.user.as_bytes());
+        payload.extend_from_slice(user.as_bytes());
         payload.push(0);
         // At most 32 bytes, so the one-byte and the length-encoded length look the same.
-        put_lenenc_bytes(&mut payload, &self.answer()?);
+        put_lenenc_bytes(&mut payload, answer);
         if flags & capability::CONNECT_WITH_DB != 0 {
             payload.extend_from_slice(self.schema.as_deref().unwrap_or_default().as_bytes());
             payload.push(0);
         }
         self.put_method(&mut payload);
-        Ok(payload)
+        payload
     }
 
     /// The end of a login: the method's name, and the connection attributes.

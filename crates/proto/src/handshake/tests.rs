@@ -84,7 +84,10 @@ fn every_failure_has_its_sentence() {
     ] {
         let mut login = ClientLogin::new("app", "app-pw", None);
         sent(&mut login, &greeting);
-        let error = login.feed(&mut &answer[..]).unwrap_err().to_string();
+        let error = match login.feed(&mut &answer[..]) {
+            Err(error) | Ok(Some(Step::Leave(_, error))) => error.to_string(),
+            other => panic!("{other:?}"),
+        };
         assert!(error.contains(text) && !error.contains("app-pw"), "{error}");
     }
     let mut login = ClientLogin::new("app", "app-pw", None);
@@ -95,7 +98,10 @@ fn every_failure_has_its_sentence() {
     );
     assert_eq!(
         login.feed(&mut &packet(4, &[1, 4])[..]),
-        Err(LoginError::NeedsSecureChannel)
+        Ok(Some(Step::Leave(
+            packet(5, &[]),
+            LoginError::NeedsSecureChannel
+        )))
     );
     assert!(LoginError::NeedsSecureChannel
         .to_string()
@@ -151,10 +157,31 @@ fn tls_begins_where_it_is_wanted_and_offered() {
         };
         assert_eq!((request.len(), request[3]), (36, 1));
         assert!(offer::is_tls_request(&request[4..]));
-        let inside = sent(&mut login, b"");
+        // Not before somebody has said that it is the right server.
+        assert_eq!(login.feed(&mut &packet(2, b"\xff\x15\x04no")[..]), Ok(None));
+        let Ok(Step::Send(inside)) = login.within_tls(Ok(())) else {
+            panic!("no login");
+        };
         assert_eq!((inside[3], &inside[4..36]), (2, &request[4..]));
         assert_eq!(&inside[36..40], b"app\0");
     }
+    // A server that is not to be trusted gets the login of nobody, with the flags of the request (MariaDB reads it
+    // by those), and nothing of ours.
+    let mut login = announcing(Transport::Tls);
+    let Ok(Some(Step::StartTls(request))) = login.feed(&mut &greeting_with(true)[..]) else {
+        panic!("no TLS");
+    };
+    let Ok(Step::Send(nobody)) = login.within_tls(Err("it is a stranger".to_owned())) else {
+        panic!("no login of nobody");
+    };
+    assert_eq!((nobody[3], &nobody[4..36]), (2, &request[4..]));
+    assert!(nobody[36..].starts_with(b"portside-refused\0\0mysql_native_password\0"));
+    let switch = offer::switch(3, Plugin::Clear, &[b'a'; 32]);
+    assert_eq!(sent(&mut login, &switch), packet(4, &[]));
+    let error = login.feed(&mut &packet(5, b"\xff\x15\x04#28000Access denied")[..]);
+    let why = LoginError::Untrusted("it is a stranger".to_owned());
+    assert_eq!(error, Err(why));
+    assert!(login.within_tls(Ok(())).is_err());
     // The password stays here, and the server may refuse in its own words.
     let mut login = announcing(Transport::Tls);
     let refused = sent(&mut login, &greeting_with(false));
@@ -183,7 +210,7 @@ fn a_password_goes_as_it_is_only_where_nobody_can_read_it() {
     }
     let mut login = announcing(Transport::Tls);
     login.feed(&mut &greeting_with(true)[..]).unwrap();
-    sent(&mut login, b"");
+    login.within_tls(Ok(())).unwrap();
     sent(&mut login, &switch);
     assert_eq!(
         sent(&mut login, &packet(4, &[1, 4])),
@@ -262,10 +289,13 @@ fn every_method_is_answered_with_what_is_known() {
     ] {
         let mut login = knowing(credential, is_secure);
         let step = switched(&mut login, plugin);
-        assert_eq!(
-            step,
-            answer.map(|bytes| Some(Step::Send(packet(3, &bytes))))
-        );
+        // What cannot be said is answered wrongly, so that the server hears a packet that it can read.
+        let wrong = vec![0; if plugin == Plugin::Ed25519 { 64 } else { 0 }];
+        let wanted = match answer {
+            Ok(bytes) => Step::Send(packet(3, &bytes)),
+            Err(why) => Step::Leave(packet(3, &wrong), why),
+        };
+        assert_eq!(step, Ok(Some(wanted)));
         assert!(!format!("{login:?}").contains("pw"));
     }
     let text = LoginError::NeedsPassword(Plugin::Ed25519).to_string();
@@ -286,7 +316,9 @@ fn a_full_exchange_sends_the_password_only_over_a_channel_that_hides_it() {
     assert_eq!(sent(&mut login, &packet(4, &[1, 4])), packet(5, &[2]));
     // An OK in place of the key, and no key at all.
     assert!(login.feed(&mut &server::ok_packet(6)[..]).is_err());
-    let error = login.feed(&mut &packet(6, b"\x01no key")[..]).unwrap_err();
+    let Ok(Some(Step::Leave(_, error))) = login.feed(&mut &packet(6, b"\x01no key")[..]) else {
+        panic!("it goes on without a key");
+    };
     assert!(error
         .to_string()
         .contains("the server's public key cannot be used"));

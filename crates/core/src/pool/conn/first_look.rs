@@ -3,7 +3,7 @@
 use portside_proto::command::capability;
 
 use super::super::version::can_reset;
-use super::refusal::cure;
+use super::failing::cure;
 use super::{broken, is_readable, Cleaning, Conn, Event, Failure, Phase};
 
 /// What is asked of a server right after the login: what a reset must restore, what a reset would change, and

@@ -1,10 +1,11 @@
-//! What a login that went wrong means for who wanted the connection, and what to do about it.
+//! What a failed login is to the pool, and what to do about it.
 
 use portside_proto::err::errno;
 use portside_proto::handshake::LoginError;
 
 use super::Failure;
 
+/// `is_secure`: nobody else could read what was sent.
 pub(super) fn failure(error: LoginError, is_secure: bool) -> Failure {
     match error {
         LoginError::Refused { errno, message } => Failure::Refused { errno, message },
@@ -13,6 +14,7 @@ pub(super) fn failure(error: LoginError, is_secure: bool) -> Failure {
         }
         LoginError::Garbage(garbage) => Failure::Broken(garbage.to_string()),
         LoginError::NoTls => Failure::NoTls(error.to_string()),
+        LoginError::Untrusted(text) => Failure::Untrusted(text),
         LoginError::Unexpected(_) => Failure::Broken(error.to_string()),
         LoginError::Denied { errno, .. } => {
             Failure::Denied(format!("{error}{}", cure(errno, is_secure)))
