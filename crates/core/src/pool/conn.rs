@@ -18,6 +18,7 @@ use portside_proto::single::{OneRow, ServerError, Single};
 use portside_proto::statement::{Prepared, Renumber};
 
 use self::failing::failure;
+pub use self::failing::Failure;
 use self::first_look::FIRST_LOOK;
 use self::preparing::Preparing;
 pub(super) use self::preparing::NEED_REPREPARE;
@@ -36,33 +37,6 @@ const ATTRIBUTES: &[(&str, &str)] = &[
     ("_client_version", env!("CARGO_PKG_VERSION")),
     ("program_name", "portside"),
 ];
-
-/// Why a connection cannot be used for what it was wanted for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// An ERR in place of the greeting, or one that says that there is no place for one more.
-    Refused {
-        /// Error number.
-        errno: u16,
-        /// The server's text.
-        message: String,
-    },
-    /// Not a MySQL server, or one that broke the protocol.
-    Broken(String),
-    /// The account was refused, or its authentication is not supported.
-    Denied(String),
-    /// TLS is a must and the server does not offer it.
-    NoTls(String),
-    /// TLS was begun, and the server's certificate is not one to trust.
-    Untrusted(String),
-    /// As `Denied`, by ourselves: write these bytes, and the server will close.
-    Left(Vec<u8>, String),
-    /// The server does not offer what the class needs: it has changed since it was last asked, and says now
-    /// that it is this. Its replies would not be what the client expects.
-    Unfit(Box<Server>),
-    /// A step of [`Conn::prepare`] failed; the connection itself is good.
-    Step(ServerError),
-}
 
 /// What has come of the server's bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,9 +1,37 @@
-//! What a failed login is to the pool, and what to do about it.
+//! Why a connection is of no use, what a failed login is to the pool, and what to do about it.
 
 use portside_proto::err::errno;
 use portside_proto::handshake::LoginError;
+use portside_proto::single::ServerError;
 
-use super::Failure;
+use super::super::Server;
+
+/// Why a connection cannot be used for what it was wanted for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// An ERR in place of the greeting, or one that says that there is no place for one more.
+    Refused {
+        /// Error number.
+        errno: u16,
+        /// The server's text.
+        message: String,
+    },
+    /// Not a MySQL server, or one that broke the protocol.
+    Broken(String),
+    /// The account was refused, or its authentication is not supported.
+    Denied(String),
+    /// TLS is a must and the server does not offer it.
+    NoTls(String),
+    /// TLS was begun, and the server's certificate is not one to trust.
+    Untrusted(String),
+    /// As `Denied`, by ourselves: write these bytes, and the server will close.
+    Left(Vec<u8>, String),
+    /// The server does not offer what the class needs: it has changed since it was last asked, and says now
+    /// that it is this. Its replies would not be what the client expects.
+    Unfit(Box<Server>),
+    /// A step of [`super::Conn::prepare`] failed; the connection itself is good.
+    Step(ServerError),
+}
 
 /// `is_secure`: nobody else could read what was sent.
 pub(super) fn failure(error: LoginError, is_secure: bool) -> Failure {
