@@ -71,6 +71,30 @@ def test_drain_and_maint_say_what_is_there(trio: Trio, run_portside: Run) -> Non
     assert other.ask("SELECT 1") == [(1,)]
 
 
+def test_an_open_transaction_outlives_neither_maint_nor_its_idle_time(
+    trio: Trio, run_portside: Run
+) -> None:
+    trio.primary.root("CREATE TABLE IF NOT EXISTS app.outlived (a INT)")
+    portside = run_portside(config(trio.primary, service='timeouts = { idle = "2s" }'))
+    forgotten, held = Client(portside), Client(portside)
+    for client in (forgotten, held):
+        client.ask("BEGIN")
+        client.ask("INSERT INTO app.outlived VALUES (1)")
+    portside.cli("maint", "db0")
+    with refused(1053) as texts:
+        held.ask("SELECT 1")
+    assert texts[0].startswith("portside: server db0: it takes no sessions any more")
+    assert texts[0].endswith("; the transaction is lost")
+    (event,) = portside.events("sessions_closed")
+    assert event["message"] == "server db0: maint: closing 2 sessions"
+    portside.cli("ready", "db0")
+    again = Client(portside)
+    again.ask("BEGIN")
+    wait_until(lambda: not connections(trio.primary) or portside.server("db0")["pool_busy"] == 0)
+    assert again.connection._sock.recv(1) == b""
+    assert trio.primary.root("SELECT COUNT(*) FROM app.outlived") == [(0,)]
+
+
 def test_a_full_pool_and_a_pause(trio: Trio, run_portside: Run) -> None:
     keys = 'timeouts = { queue = "1s" }'
     portside = run_portside(config(trio.primary, pool="max = 1", service=keys))

@@ -241,8 +241,9 @@ class WireClient:
             for _ in range(count):
                 self._take(seen)
         if not self.has("DEPRECATE_EOF"):
-            flags = eof_status(self._take(seen))
-            if flags & 0x40:  # a cursor: the rows are fetched
+            end = self._take(seen)
+            # MySQL may fail to open a cursor; else its rows are fetched.
+            if end[0] == 0xFF or eof_status(end) & 0x40:
                 return False
         return self._rows(seen) & MORE_RESULTS != 0
 

@@ -422,8 +422,8 @@ impl Worker {
             }
             self.guarded(*token, None);
         }
-        self.cut_pool(cut);
-        let _ = cut.told.send(chosen.len());
+        let pooled = self.cut_pool(cut);
+        let _ = cut.told.send(chosen.len() + pooled);
     }
 
     fn report_sessions(&self, limit: usize) -> Vec<crate::report::SessionReport> {

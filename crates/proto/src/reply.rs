@@ -292,7 +292,8 @@ impl Reply {
                 Ok(true)
             }
             (_, None) => Err(Error::Malformed),
-            (Part::First | Part::Rows, Some(marker::ERR)) => self.failed(),
+            // MySQL 9.7 opens a cursor behind the definitions, and may fail there.
+            (Part::First | Part::DefinitionsEnd | Part::Rows, Some(marker::ERR)) => self.failed(),
             (Part::First, Some(first)) => self.first_packet(first),
             (Part::Definitions(1), _) => {
                 self.definitions_over();

@@ -393,6 +393,8 @@ impl Conn {
         self.left = Left::Nothing;
         self.diagnostics = false;
         self.settings.clear();
+        // An ERR tells of no status: the next session's first reply must not show the last one's.
+        self.status = status::AUTOCOMMIT * u16::from(self.is_autocommit);
     }
 
     /// Runs `KILL QUERY` for a connection on the same server. Write the bytes and feed until `Ready`.
@@ -512,16 +514,6 @@ impl Conn {
                 Err(Failure::Broken(error.to_string()))
             }
         }
-    }
-
-    /// The last statement took earlier warnings away, and has none.
-    pub fn has_no_diagnostics(&mut self) {
-        self.diagnostics = false;
-    }
-
-    /// Whether it may have warnings or an error to show, of whomever.
-    pub fn has_diagnostics(&self) -> bool {
-        self.diagnostics
     }
 
     /// Whether `autocommit` is on from the login on, so that switching it on leaves nothing.

@@ -272,9 +272,9 @@ impl Session {
         self.user.is_some() && self.pending.is_none()
     }
 
-    /// Whether nothing runs, and no transaction is open.
+    /// Whether nothing runs; a transaction may be open.
     pub fn is_idle(&self) -> bool {
-        self.phase == Phase::Command && !self.pins.has(Pin::Transaction)
+        self.phase == Phase::Command
     }
 
     /// Whether a reply (or a long command, or a file) is under way.

@@ -270,14 +270,18 @@ impl Worker {
         let (Some(front), Some(back)) = (pooled.front.as_ref(), pooled.back.as_ref()) else {
             return Next::Over(cause);
         };
-        let may_tell = back.conn.is_busy() && back.conn.reply_is_untouched() && !front.is_sending();
-        let Some(server) = back.server().filter(|_| pooled.server_goes && may_tell) else {
+        let Some(server) = back.server().filter(|_| pooled.server_goes) else {
             return Next::Over(cause);
         };
         let text = format!(
             "server {}: {SERVER_GOES} in the middle of a statement",
             server.name
         );
+        let may_tell = back.conn.is_busy() && back.conn.reply_is_untouched() && !front.is_sending();
+        if !may_tell {
+            session.error.get_or_insert_with(|| text.into());
+            return Next::Over(cause);
+        }
         let bytes = front.lost(&text);
         self.last_words(session, &bytes, cause)
     }

@@ -141,10 +141,10 @@ impl Worker {
             || (is_old && kept >= self.share_of(pool.min_idle))
     }
 
-    /// A server goes (maint, on_down): its idle connections are closed, its clients are cut.
-    pub(crate) fn cut_pool(&mut self, cut: &Cut) {
+    /// A server goes (maint, on_down): its idle connections are closed, its clients are cut. How many those are.
+    pub(crate) fn cut_pool(&mut self, cut: &Cut) -> usize {
         let Some(name) = cut.server.as_ref() else {
-            return;
+            return 0;
         };
         for index in self.pool.shelf.clone() {
             let Some(back) = self.take_back(index) else {
@@ -165,27 +165,29 @@ impl Worker {
                 _ => None,
             })
             .collect();
-        for owner in lent {
-            self.cut_lent(owner, name, cut);
-        }
+        let of_clients = lent
+            .iter()
+            .filter(|owner| self.cut_lent(**owner, name, cut));
+        of_clients.count()
     }
 
-    /// One that waits for nothing loses its connection, and hears of it when that matters; else it is cut.
-    fn cut_lent(&mut self, owner: Token, name: &str, cut: &Cut) {
+    /// One that waits for nothing loses its connection, and hears of it when that matters; else it is cut. False: it is
+    /// not meant.
+    fn cut_lent(&mut self, owner: Token, name: &str, cut: &Cut) -> bool {
         let (index, ..) = crate::worker::unpack(owner);
         let session = self.sessions.get_mut(index).and_then(Option::as_mut);
         let Some(session) = session else {
-            return;
+            return false;
         };
         let of_service = (cut.service.as_ref()).is_none_or(|s| *s == session.service.name);
         let Some(pooled) = session.pooled.as_mut().filter(|_| of_service) else {
-            return;
+            return false;
         };
         let (Some(front), Some(back)) = (pooled.front.as_ref(), pooled.back.as_ref()) else {
-            return;
+            return false;
         };
         if cut.session.is_some() || back.server().is_none_or(|server| server.name != name) {
-            return;
+            return false;
         }
         // Nothing of a command has been sent to it.
         if !back.conn.is_busy() && (front.is_idle() || !cut.gently) {
@@ -199,5 +201,6 @@ impl Worker {
             session.relay.cut(cut.cause, cut.gently);
         }
         self.guarded(owner, None);
+        true
     }
 }

@@ -56,6 +56,17 @@ fn replies() -> Vec<Case> {
             },
         ),
         (
+            "a cursor that cannot be opened",
+            Shape::Results,
+            false,
+            vec![vec![1], column.clone(), vec![0xff, 14, 15, b'#']],
+            Outcome {
+                status: None,
+                error: Some(3854),
+                ..rows
+            },
+        ),
+        (
             "rows without eof",
             Shape::Results,
             true,

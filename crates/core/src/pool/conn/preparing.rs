@@ -35,6 +35,16 @@ impl Conn {
         needs.iter().all(|need| self.statements.has(&need))
     }
 
+    /// The last statement took earlier warnings away, and has none.
+    pub fn has_no_diagnostics(&mut self) {
+        self.diagnostics = false;
+    }
+
+    /// Whether it may have warnings or an error to show, of whomever.
+    pub fn has_diagnostics(&self) -> bool {
+        self.diagnostics
+    }
+
     /// Prepares what a command needs and is not there, and forgets warnings that are not its session's, for one that
     /// keeps this connection. Write the bytes and feed until `Ready`.
     pub fn bring(&mut self, want: &Want<'_>) -> Vec<u8> {

@@ -51,20 +51,22 @@ impl Session {
             // Those before it are still a part of what SHOW WARNINGS would show.
             self.has_forgotten &= verdict.adds_diagnostics;
         }
-        if !good && matches!(verdict.kind, Kind::Use(_)) && !self.is_at_home(conn) {
-            // The session's schema is not this connection's (`Want::any_schema`).
-            self.let_go();
-        }
         if outcome.affected > 0 || (verdict.has_table && !outcome.has_rows) {
             self.pins.add(Pin::RowCount);
         }
         self.has_pinged = false;
-        self.knows_found_rows |= good && outcome.has_rows;
+        // Opening a cursor leaves FOUND_ROWS() as it was.
+        let has_cursor = outcome.status.unwrap_or(0) & status::CURSOR_EXISTS != 0;
+        self.knows_found_rows |= good && outcome.has_rows && !has_cursor;
         self.follow(conn.status());
         if !conn.is_autocommit() && self.status & status::AUTOCOMMIT != 0 {
             self.pins.add(Pin::Setting);
         }
         self.statement_replied(outcome, conn, id);
+        if !good && matches!(verdict.kind, Kind::Use(_)) && !self.is_at_home(conn) {
+            // The session's schema is not this connection's (`Want::any_schema`): whatever else was seen, it goes.
+            self.let_go();
+        }
         self.last = Some((id, conn.uses()));
     }
 

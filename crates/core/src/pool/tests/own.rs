@@ -182,3 +182,38 @@ fn statements_come_along_to_where_warnings_are_asked_for() {
     let clear = command(com::QUERY, b"DO (SELECT 1 FROM (SELECT 1) d)");
     assert!(bytes.ends_with(&clear) && bytes.len() > clear.len());
 }
+
+#[test]
+fn a_use_that_failed_keeps_no_connection_of_another_schema() {
+    let (mut session, mut conn) = (logged_in(), ready(&LOOK));
+    let mut stranger = logged_in();
+    query(&mut stranger, &mut conn, "SET autocommit = 0", 0);
+    conn.set_schema(b"beside");
+    conn.left(stranger.take_traces());
+    conn.clean([0; 20]);
+    assert_eq!(
+        conn.feed(&mut &[ok(1, 2), ok(1, 2)].concat()[..]),
+        Event::Ready
+    );
+    assert_eq!(conn.status(), 2);
+    sent(&mut session, &mut conn, &command(com::INIT_DB, b"nowhere"));
+    answered(&mut session, &mut conn, &err(1, 1049, *b"42000", ""), 1);
+    assert!(!session.is_pinned());
+}
+
+#[test]
+fn opening_a_cursor_tells_no_found_rows() {
+    let (mut session, mut conn) = (logged_in(), ready(&LOOK));
+    let id = prepare(&mut session, &mut conn, "SELECT 1", 70, 0);
+    let open = short(com::STMT_EXECUTE, id, &[1, 1, 0, 0, 0]);
+    sent(&mut session, &mut conn, &open);
+    let opened = [
+        &[1, 0, 0, 1, 1][..],
+        &[4, 0, 0, 2, 3, b'd', b'e', b'f'],
+        &[5, 0, 0, 3, 0xfe, 0, 0, 0x42, 0],
+    ];
+    answered(&mut session, &mut conn, &opened.concat(), 1);
+    let ask = command(com::QUERY, b"SELECT FOUND_ROWS()");
+    let (_, what) = step(&mut session, &ask, Some(&mut conn));
+    assert_eq!(refused(what), 1235);
+}
