@@ -24,7 +24,7 @@ class Code:
 
     code: str
     kind: str
-    """"check status", "event", or the engine's: "cause", "phase", "server close", ..."""
+    """"check status", "event", "client error", or the engine's: "cause", "phase", ..."""
     text: str
     advice: str = ""
     """What to look at or do; "" where nothing is wrong."""
@@ -65,6 +65,46 @@ _NOT_TRIED: Final = Code(
 )
 
 
+_CLIENT_ERRORS: Final = (
+    Code(
+        "1040",
+        "client error",
+        "In a text that begins with portside: no server connection was free in time"
+        " (timeouts.queue, queue), or max_connections of the service is reached. Else it is a"
+        " server's own.",
+        "Pool mode: portside show sessions, PINNED, says who keeps a connection. Relays: portside"
+        " show services. A server's own: raise max_connections there or lower ours.",
+    ),
+    Code(
+        "1045",
+        "client error",
+        "In a text that begins with portside: the client's name or password is not one of [[user]]."
+        " Else a server refuses the account: its password there, or no account for our address.",
+        "portside check --connect tries every account from every source address.",
+    ),
+    Code(
+        "1053",
+        "client error",
+        "Pool mode: the connection was lost, or its server was taken away, after a command was sent"
+        " on it; nobody knows whether it was done. An open transaction is lost.",
+        "portside show events says what became of the server.",
+    ),
+    Code(
+        "1235",
+        "client error",
+        "Pool mode: what was asked cannot be answered truly with shared connections; the text names"
+        " it.",
+        "docs/pooling.md has the cases; a service in relay mode has none of them.",
+    ),
+    Code(
+        "1429",
+        "client error",
+        "No server could be connected to for this client; the text says why for each.",
+        "portside show, then portside show events.",
+    ),
+)
+
+
 def codes(engine: str) -> tuple[Code, ...]:
     """Every code there is.
 
@@ -77,7 +117,7 @@ def codes(engine: str) -> tuple[Code, ...]:
     )
     engines = (Code(row["code"], row["kind"], row["text"]) for row in json.loads(engine))
     events = (Code(kind.name, "event", kind.text, kind.advice) for kind in KINDS.values())
-    return (*statuses, _NOT_TRIED, *events, *engines)
+    return (*statuses, _NOT_TRIED, *events, *_CLIENT_ERRORS, *engines)
 
 
 def explain(word: str, known: Sequence[Code]) -> list[Code]:

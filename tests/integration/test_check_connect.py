@@ -81,6 +81,15 @@ def test_the_address_without_a_grant_is_named(
     assert "1 of 2 logins failed" in capsys.readouterr().out
 
 
+def test_the_address_that_the_route_chose_is_named(
+    server: MariaDB, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(write(server, tmp_path, []))
+    path.write_text(path.read_text().replace(f'"{MONITOR_PASSWORD}"', '"wrong"'))
+    _, (row,) = logins(str(path), capsys)
+    assert row["detail"].endswith('; GRANT for "monitor"@"127.0.0.1"')
+
+
 def test_a_source_address_that_is_not_ours(
     server: MariaDB, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

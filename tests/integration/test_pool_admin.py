@@ -65,7 +65,7 @@ def test_drain_and_maint_say_what_is_there(trio: Trio, run_portside: Run) -> Non
     wait_until(lambda: portside.server("db0")["pool_open"] == 1)
     assert portside.cli("maint", "db0").stdout == (
         "server db0 is now in maint: no new sessions, 1 pooled connection will go, and 1 client"
-        " that use one now will end between two commands.\n"
+        " that uses one now will end between two commands.\n"
     )
     wait_until(lambda: portside.server("db0")["pool_open"] == 0)
     assert other.ask("SELECT 1") == [(1,)]
@@ -174,7 +174,7 @@ def test_an_account_that_a_server_keeps_out(
     server.root(f"ALTER USER {account} IDENTIFIED BY 'changed'")
     with refused(1429) as texts:
         Client(portside).ask("SELECT 1")
-    assert "ERR 1045" in texts[0]
+    assert "ERR 1045" in texts[0] and "CREATE USER and GRANT there" in texts[0]
     (event,) = wait_until(lambda: portside.events("login_refused"))
     text = f"server db0: account {APP_USER}: the server refused the login: ERR 1045: "
     assert event["message"].startswith(text) and event["message"].endswith(" so far)")
@@ -205,6 +205,11 @@ def test_the_first_clients_are_told_why(trio: Trio, chaos: ChaosServer, run_port
     begin = (
         "portside: service s: no server could be logged in to yet, so its version is not known:"
         " server db0: "
+    )
+    (alert,) = wait_until(lambda: portside.admin.get("/v1/status")["alerts"])
+    assert alert == (
+        "server db0 refuses our address: ERR 1130: Host '10.0.0.5' is not allowed to connect to"
+        " this MySQL server; cure: CREATE USER and GRANT for this address there"
     )
     # By the first try, or by the next one, for which no address is left.
     first = f"{chaos.address}: ERR 1130: Host '10.0.0.5' is not allowed to connect to this"

@@ -114,6 +114,9 @@ def test_an_address_that_is_blocked(database: MariaDB, run_portside: Run) -> Non
     assert [blocked["source"] for blocked in server["hosts_blocked"]] == [FIRST]
     note = f"db0: refuses our address {FIRST}; why: portside show events"
     assert note in portside.cli("show", "servers").stdout
+    (alert,) = portside.admin.get("/v1/status")["alerts"]
+    assert alert.startswith(f"server db0 refuses our address {FIRST}: ERR 1129: Host ")
+    assert alert.endswith("; cure: FLUSH HOSTS there")
     message = portside.events("host_blocked")[-1]["message"]
     assert FIRST in message and "1129" in message and "FLUSH HOSTS" in message
     portside.stop()

@@ -171,6 +171,9 @@ def test_wrong_names_get_the_nearest():
             await verbs.set_weight(instance, "read", "db1", 257)
         with pytest.raises(Refusal, match=r"there is no session 9"):
             await verbs.kill(instance, 9)
+        with pytest.raises(Refusal) as client:
+            await verbs.kill(instance, 1 << 30)
+        assert "As a CONNECTION_ID it is no session's of now" in client.value.hint
         with pytest.raises(Refusal, match=r"service read has no backup"):
             await verbs.switch(instance, "read", "db2")
 
@@ -259,6 +262,21 @@ def test_a_bad_file_is_refused_and_the_old_one_stays(new, mistake):
         stage.file = TEXT
         assert (await stage.host.reload()).ok
         assert not stage.host.status().alerts
+
+    play(scene)
+
+
+def test_a_reload_repeats_what_is_doubtful(caplog):
+    async def scene(stage: Stage) -> None:
+        unused = '[[server]]\nname = "db3"\naddress = "10.0.0.13:3306"\ncheck = false\n'
+        stage.file = TEXT.replace("[[service]]", f"{unused}[[service]]")
+        (doubt,) = (await stage.host.reload(dry_run=True)).warnings
+        assert "db3" in doubt and doubt not in caplog.messages
+        view = await stage.host.reload()
+        assert (view.ok, view.warnings) == (True, (doubt,))
+        assert doubt in caplog.messages
+        (event,) = [one for one in stage.host.instance.events() if one.kind == "reload"]
+        assert event.message == "Reloaded: 1 thing changed; server db3: added"
 
     play(scene)
 

@@ -52,6 +52,12 @@ def test_the_text_of_one() -> None:
     )
 
 
+@pytest.mark.parametrize("number", ["1040", "1045", "1053", "1235", "1429"])
+def test_numbers_that_clients_report(number: str) -> None:
+    (code,) = explain.explain(number, KNOWN)
+    assert code.kind == "client error" and code.advice
+
+
 @pytest.mark.parametrize("word", ["L4TUOT", "quit/nowhere", "", "xyzzy"])
 def test_an_unknown_word(word: str) -> None:
     with pytest.raises(explain.UnknownCode, match="is no code of Portside"):

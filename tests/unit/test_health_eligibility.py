@@ -27,6 +27,7 @@ SERVERS = {
     "r": (Verdict.UP, Status.L7OK, "", Readings(False, True, True, 0.0)),  # read_only forgotten
     "u": (Verdict.UP, Status.L4OK, "", Readings()),
     "d": (Verdict.DOWN, Status.L4CON, "refused", WRITABLE),
+    "c": (Verdict.DOWN, Status.L7OK, "", WRITABLE),
     "n": (Verdict.UP, Status.NO_SOURCE, "source address 10.0.0.5 is not on this host", WRITABLE),
     "?": (Verdict.UNKNOWN, None, "", Readings()),
 }
@@ -280,6 +281,7 @@ def test_requirement(require, max_lag_s, readings, why):
     ("letter", "why"),
     [
         ("d", "server db1 is down (L4CON: refused)"),
+        ("c", "server db1 is coming back: check.rise good checks in a row are needed"),
         ("?", "server db1 has not been checked yet"),
         ("n", "server db1 cannot be reached from here (NO_SOURCE: source address 10.0.0.5"),
     ],

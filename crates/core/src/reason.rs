@@ -64,7 +64,7 @@ words! {
         Probe = "probe",
         /// The PROXY header was missing, late (1 s) or malformed.
         BadProxyHeader = "bad-proxy-header",
-        /// The login was refused (pool mode): wrong user or password, or the user has too many sessions.
+        /// The login was refused (pool mode): wrong user or password, too many sessions or failed logins, an account that was removed, no TLS where it is required, or a schema that is not there or not this account's. The log line's error says which.
         LoginDenied = "login-denied",
         /// The client broke the protocol (pool mode) and was told so.
         ProtocolError = "protocol-error",

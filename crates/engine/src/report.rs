@@ -125,6 +125,8 @@ struct ServiceStats<'a> {
 struct Blocked {
     source: String,
     destination: String,
+    /// The server's number and text.
+    error: Option<(u16, String)>,
     since_s: f64,
 }
 
@@ -350,9 +352,8 @@ fn server_stats(server: &Server, now_ms: u64) -> ServerStats<'_> {
             .blocked()
             .into_iter()
             .map(|bar| Blocked {
-                source: bar
-                    .source
-                    .map_or_else(|| "the route's address".into(), |ip| ip.to_string()),
+                source: bar.source.map_or_else(String::new, |ip| ip.to_string()),
+                error: bar.refusal.map(|(number, text)| (number, text.into())),
                 since_s: (now_ms.saturating_sub(bar.since_ms)) as f64 / 1000.0,
                 destination: bar.destination,
             })

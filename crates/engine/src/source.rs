@@ -42,7 +42,7 @@ pub struct Bar {
     pub since_ms: u64,
     until_ms: u64,
     /// The server's own ERR to it; none = the address is gone from this host.
-    refusal: Option<(u16, Box<str>)>,
+    pub refusal: Option<(u16, Box<str>)>,
 }
 
 /// What a session may use for one attempt.

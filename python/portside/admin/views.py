@@ -180,6 +180,8 @@ class ReloadView:
     message: str
     changes: tuple[str, ...] = ()
     mistakes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What is allowed but doubtful in the new file; in the log, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -183,7 +184,10 @@ def _outcome(attempt: _Attempt, result: CheckResult) -> Login:
         if not ok and any(one.errno in (1045, 1130) for one in result.destinations):
             check = attempt.server.check
             name = check.user if check else ""
-            detail += f'; GRANT for "{name}"@"{attempt.source or "this host"}"'
+            # The server's text has our address as it sees it, also where the route chose it.
+            seen = re.search(r"(?:@|Host )'([^']+)'", detail)
+            address = attempt.source or (seen[1] if seen else "this host")
+            detail += f'; GRANT for "{name}"@"{address}"'
     elif not ok and attempt.server.send_proxy:
         detail += "; tried from our own address, with send_proxy clients come from theirs"
     return _login(attempt, ok, str(result.status), detail)

@@ -94,4 +94,6 @@ def _reload(client: AdminClient, dry_run: bool, as_json: bool) -> int:
     click.echo(answer["message"])
     for change in answer["changes"]:
         click.echo(f"  {change}")
+    for doubt in answer.get("warnings", ()):  # an older instance has none
+        click.echo(f"warning: {doubt}", err=True)
     return ExitCode.GOOD

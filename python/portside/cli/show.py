@@ -167,8 +167,7 @@ def servers(rows: Sequence[Row]) -> list[table.Part]:
         if row["breaker"] != "closed" and row["state"] != "down"
     ]
     notes += [
-        f"  {row['name']}: refuses our address {source or '(the route`s)'}; "
-        "why: portside show events"
+        f"  {row['name']}: refuses our address{source and f' {source}'}; why: portside show events"
         for row in rows
         for source in row["hosts_blocked"]
     ]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from portside.health.monitor import ServerHealth
 
 Stats = Mapping[str, Any]
+_PASSED = frozenset(str(status) for status in Status if status.passed)
 _SERVICE_ZERO: Stats = {
     "sessions": 0,
     "queued": 0,
@@ -237,12 +238,9 @@ def alerts(
             )
     for server in server_views:
         if server.state == "down":
-            found.append(f"server {server.name} is down: {server.check} {server.reason}".rstrip())
+            found.append(f"server {server.name} is down: {_down_text(server)}")
         for source in server.hosts_blocked:
-            found.append(
-                f"server {server.name} refuses our address {source or '(the route`s)'}: "
-                "FLUSH HOSTS or a GRANT there"
-            )
+            found.append(_blocked_text(server.name, source, stats))
         if server.connect_error and server.state != "down" and not cut_off & {*server.services}:
             found.append(f"{server.connect_error}; sessions cannot connect there")
         if server.pool_full_error and _has_waiters(server, service_views):
@@ -260,6 +258,30 @@ def alerts(
     if dropped := stats["log"]["dropped_total"]:
         found.append(f"{dropped:,} session log lines were lost: the log's disk is too slow")
     return tuple(found)
+
+
+def _down_text(server: ServerView) -> str:
+    if server.check in _PASSED:
+        return f"its last check passed ({server.check}), check.rise in a row bring it back"
+    return f"{server.check} {server.reason}".rstrip()
+
+
+def _blocked_text(name: str, source: str, stats: Stats) -> str:
+    """The server's own words have our address where the route chose it."""
+    hosts = (
+        one
+        for server in stats["servers"]
+        if server["name"] == name
+        for one in server["hosts_blocked"]
+    )
+    error = next((one["error"] for one in hosts if one["source"] == source and one["error"]), None)
+    what = f"server {name} refuses our address"
+    what += f" {source}" if source else ""
+    if error is None:
+        return f"{what}: portside show events says why"
+    number, text = error
+    cure = "FLUSH HOSTS" if number == 1129 else "CREATE USER and GRANT for this address"
+    return f"{what}: ERR {number}: {text}; cure: {cure} there"
 
 
 def _is_exhausted(server: ServerView, services: tuple[ServiceView, ...]) -> bool:

@@ -6,11 +6,13 @@ All or nothing: whatever is wrong, the configuration in force stays. One at a ti
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from portside.admin.views import ReloadView
+from portside.config.load import warnings
 from portside.control.difference import changes, restart_mistakes
 from portside.control.log_file import refuse_unwritable
 from portside.errors import ConfigError, PortsideError
@@ -18,6 +20,8 @@ from portside.errors import ConfigError, PortsideError
 if TYPE_CHECKING:
     from portside.config.model import Config, Server
     from portside.control.instance import Instance
+
+log = logging.getLogger("portside")
 
 Load = Callable[[], "Config"]
 
@@ -56,8 +60,10 @@ class Reloader:
             new = [server for server in placed.servers if _is_greeted_anew(old, server)]
             await self._instance.refuse_proxy_headers(placed, new)
             changed = changes(old, placed)
+            doubts = tuple(str(doubt) for doubt in await asyncio.to_thread(warnings, config))
             if dry_run:
-                return ReloadView(True, time.time(), _sentence(changed, "would change"), changed)
+                text = _sentence(changed, "would change")
+                return ReloadView(True, time.time(), text, changed, warnings=doubts)
             await self._instance.take_config(placed)
         except ConfigError as error:
             return _refused(tuple(str(problem) for problem in error.problems))
@@ -66,7 +72,10 @@ class Reloader:
         finally:
             # Also of a file that was refused just now.
             self._instance.forget_unused()
-        return ReloadView(True, time.time(), _sentence(changed, "changed"), changed)
+        for doubt in doubts:
+            log.warning("%s", doubt)
+        text = _sentence(changed, "changed")
+        return ReloadView(True, time.time(), text, changed, warnings=doubts)
 
 
 def _is_greeted_anew(old: Config, server: Server) -> bool:
@@ -92,4 +101,4 @@ def _sentence(changed: tuple[str, ...], verb: str) -> str:
 
 
 def _event_text(view: ReloadView) -> str:
-    return " ".join((view.message, *(view.mistakes or view.changes)))
+    return "; ".join((view.message.removesuffix("."), *(view.mistakes or view.changes)))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from portside.control.instance import Instance
 
 _MANY = 1_000_000
+# Of pool mode's greetings: docs/pooling.md, KILL.
+_FIRST_CONNECTION_ID = 1 << 30
 MAX_WEIGHT = 256  # as in the file, config.model.Member
 MAX_SESSION = 2**63 - 1
 """The engine's numbers of sessions have 64 bits; none lives long enough for the last one."""
@@ -67,7 +69,8 @@ def _pooled_part(view: ServerView, *, is_drain: bool) -> str:
     if is_drain:
         return f"{pooled}, {view.pool_busy} of them when a client is done with it"
     clients = _number(view.pool_busy, "client")
-    return f"{pooled}, and {clients} that use one now will end between two commands"
+    verb = "uses" if view.pool_busy == 1 else "use"
+    return f"{pooled}, and {clients} that {verb} one now will end between two commands"
 
 
 def _number(count: int, word: str) -> str:
@@ -176,6 +179,8 @@ async def _connection_hint(instance: Instance, number: int) -> str:
     for view in await instance.sessions(_MANY):
         if view.connection_id == number:
             return f"It is the CONNECTION_ID of session {view.id}: portside kill {view.id}"
+    if number >= _FIRST_CONNECTION_ID:
+        return "As a CONNECTION_ID it is no session's of now: portside show sessions has both ids."
     return "See portside show sessions."
 
 

@@ -32,11 +32,16 @@ def over_sources(outcomes: Sequence[DestinationResult]) -> DestinationResult:
     if best is None:
         best = next((one for one in outcomes if one.status is Status.SOCKERR), outcomes[0])
     blocked = tuple(
-        HostBlocked(one.source, one.destination, one.errno, one.detail.partition(" ")[2])
+        HostBlocked(one.source, one.destination, one.errno, _without_number(one))
         for one in outcomes
         if one.errno in REFUSED_ADDRESS and (one.errno != ER_ACCESS_DENIED or best.status.passed)
     )
     return replace(best, blocked=blocked)
+
+
+def _without_number(one: DestinationResult) -> str:
+    """The server's text of "ERR 1130: text", "ERR 1130 text" or "1130 text"."""
+    return one.detail.partition(str(one.errno))[2].lstrip(": ")
 
 
 def combine(results: Sequence[DestinationResult]) -> CheckResult:

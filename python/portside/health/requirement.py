@@ -100,6 +100,8 @@ def inability(service: ServiceRules, server: ServerView) -> str:
 
 def _liveness_refusal(server: ServerView) -> str:
     error = _error_for_clients(server)
+    if server.verdict is Verdict.DOWN and server.code is not None and server.code.passed:
+        return f"server {server.name} is coming back: check.rise good checks in a row are needed"
     if server.verdict is Verdict.DOWN:
         return (
             f"server {server.name} is down ({error})" if error else f"server {server.name} is down"

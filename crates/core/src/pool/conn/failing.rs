@@ -59,9 +59,9 @@ pub(super) fn failure(error: LoginError, is_secure: bool) -> Failure {
 /// messages_to_clients.txt of MySQL 9.7.
 pub(super) fn cure(errno: u16, is_secure: bool) -> &'static str {
     match errno {
-        1045 if is_secure => " (its password there is not that of [[user]], for our address)",
+        1045 if is_secure => " (its password there is not that of [[user]], or there is no such account for our address: CREATE USER and GRANT there)",
         1045 => {
-            " (its password there is not that of [[user]], for our address; or it has REQUIRE SSL: [[server]] tls)"
+            " (its password there is not that of [[user]], or there is no such account for our address: CREATE USER and GRANT there; or it has REQUIRE SSL: [[server]] tls)"
         }
         3159 => " ([[server]] tls = { mode = \"required\" })",
         1820 | 1862 => " (on the server: ALTER USER ... IDENTIFIED BY a new password)",

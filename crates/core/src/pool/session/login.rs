@@ -79,7 +79,7 @@ impl Session {
         if self.channel.tls == Tls::Required && !self.channel.is_secure {
             let text =
                 "portside: this service takes connections with TLS only ([tls] required); use \
-                        --ssl-mode=REQUIRED";
+                        --ssl-mode=REQUIRED (MariaDB's client: --ssl)";
             let number = errno::SECURE_TRANSPORT_REQUIRED;
             return Step::End(Cause::LoginDenied, err(next, number, *b"HY000", text));
         }
