@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+from portside.demo.held_port import HeldPort
+
 from tests.conftest import Trio
+from tests.integration.test_ops_admin import request
 from tests.integration.test_pool import Client, config, connections, refused
 from tests.support.chaos import Behaviour, ChaosServer
 from tests.support.instance import Instance
 from tests.support.servers import APP_PASSWORD, APP_USER, Database
+from tests.support.tls import Authority
 from tests.support.waiting import wait_until
 
 Run = Callable[..., Instance]
@@ -105,6 +110,13 @@ def test_a_full_pool_and_a_pause(trio: Trio, run_portside: Run) -> None:
         with refused(1040):
             waiting.result()
     assert portside.stats()["services"][0]["commands_refused_total"] == 1
+    # It is over, and still to be found.
+    (event,) = wait_until(lambda: portside.events("pool_exhausted"))
+    assert event["message"].endswith(
+        "PINNED, says who keeps one (1 commands refused so far)"
+    ) and event["message"].startswith("service s: waited 1.0 s for a free server connection")
+    (line,) = [s for s in portside.cli("show").stdout.splitlines() if s.startswith("s  ")]
+    assert line.split()[5] == "1"
     assert portside.cli("pause", "s").stdout == (
         "service s is paused: up to 1000 clients wait with their next command, but for those that"
         " keep a connection, at most 1 s each.\n"
@@ -113,6 +125,42 @@ def test_a_full_pool_and_a_pause(trio: Trio, run_portside: Run) -> None:
     with refused(1040) as texts:
         other.ask("SELECT 1")
     assert texts[0].endswith("it is paused")
+
+
+def test_a_server_that_only_sessions_find_wanting(
+    trio: Trio, tls_dir: Path, run_portside: Run
+) -> None:
+    """Its check does not log in, so it does not see the certificate."""
+    with HeldPort() as held:
+        address = f"127.0.0.1:{held.port}"
+    wrong = tls_dir.parent / "another-ca.pem"
+    wrong.write_bytes(Authority().pem)
+    check = 'check = {{ type = "tcp" }}\ntls = {{ mode = {} }}'
+    text = f'[metrics]\nlisten = "{address}"\n{config(trio.primary, pool="max = 2")}'
+    bad = check.format(f'"verify-ca", ca = "{wrong}"')
+    portside = run_portside(text.replace("check = false", bad))
+
+    def health() -> tuple[int, bytes]:
+        return request(address, "GET", "/healthz?service=s", {})
+
+    with refused(1429):
+        Client(portside)
+    wait_until(lambda: portside.events("breaker_open"))
+    assert portside.server("db0")["state"] == "up"
+    assert health() == (503, b"no server\n")
+    (alert,) = portside.admin.get("/v1/status")["alerts"]
+    assert alert.startswith("service s has no server: connects fail: server db0: ")
+    assert "certificate" in alert
+    member = portside.service("s")["members"][0]
+    assert (member["eligible"], member["active"]) == (False, False)
+    assert f"  db0: sessions cannot connect; server db0: {trio.primary.address}:" in (
+        portside.cli("show", "servers").stdout
+    )
+    portside.write(text.replace("check = false", check.format('"preferred"')))
+    portside.reload()
+    assert Client(portside).ask("SELECT 1") == [(1,)]
+    assert health() == (200, b"ok\n")
+    assert portside.admin.get("/v1/status")["alerts"] == []
 
 
 def test_an_account_that_a_server_keeps_out(

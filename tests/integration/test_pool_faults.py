@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pymysql
@@ -152,10 +153,20 @@ def test_a_server_without_places_makes_clients_wait(
         # The connection that asked the server what it is may still have one of the two places.
         wait_until(partial(works, client, "BEGIN"))
     before = time.monotonic()
-    with refused(1040) as texts:
-        clients[2].ask("SELECT 1")
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(clients[2].ask, "SELECT 1")
+        (alert,) = wait_until(lambda: portside.admin.get("/v1/status")["alerts"])
+        with refused(1040) as texts:
+            waiting.result()
+    assert alert == (
+        "server db0: ERR 1040: Too many connections: clients wait: raise the server's limit, or"
+        " lower [pool] max, which is 20"
+    )
+    (event,) = wait_until(lambda: portside.events("server_full"))
+    assert event["message"] == "server db0: ERR 1040: Too many connections"
     assert time.monotonic() - before >= 1.4
     assert "server db0: ERR 1040: Too many connections" in texts[0]
+    assert portside.admin.get("/v1/status")["alerts"] == []
     clients[0].ask("COMMIT")
     for client in (clients[0], *clients[2:]):
         assert client.ask("SELECT 1") == [(1,)]

@@ -99,6 +99,8 @@ class EngineDouble:
                 "pool_reprepares_total": 0,
                 "pool_logins_failed_total": 0,
                 "pool_login_error": None,
+                "pool_full_error": None,
+                "connect_error": None,
                 "read_only_errors_total": 0,
                 "destinations": server["destinations"],
                 "hosts_blocked": [],

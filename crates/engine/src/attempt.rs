@@ -328,6 +328,7 @@ impl Worker {
         let state = &server.state;
         let events = &self.shared.events;
         state.failures.fetch_add(1, Relaxed);
+        state.trouble.note(text, self.now);
         let has_other = server
             .sources
             .failed(&server.destinations, destination, begun, self.now);

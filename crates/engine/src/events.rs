@@ -43,6 +43,10 @@ pub enum Kind {
     WriteRefused,
     /// Pool mode: a server does not let an account in.
     LoginRefused,
+    /// Pool mode: a server has no place for one more connection of ours.
+    ServerFull,
+    /// Pool mode: a client waited in vain for a server connection.
+    PoolExhausted,
     /// A worker thread panicked and was replaced.
     WorkerDied,
     /// Session lines were lost.

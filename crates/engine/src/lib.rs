@@ -16,6 +16,7 @@ mod events;
 mod finish;
 mod listen;
 mod log;
+mod news;
 mod plan;
 mod pool;
 mod ports;

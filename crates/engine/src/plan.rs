@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex};
 
 use ipnet::IpNet;
 use portside_core::balance::{self, Algorithm};
-use portside_core::breaker::Breaker;
+use portside_core::breaker::{Breaker, Phase};
 use portside_core::ports::{Port, Sources};
 use portside_core::relay::{Rules, ToClient, ToServer};
 use socket2::SockAddr;
 
 use crate::error::EngineError;
 use crate::listen::{Listener, Listeners};
+use crate::news::{Told, Trouble};
 use crate::pool::{Accounts, ServerPool};
 use crate::ports::{self, Ports};
 use crate::snapshot::{CloseSpec, MemberSpec, PoolSpec, ServerSpec, ServiceSpec, Snapshot};
@@ -79,6 +80,8 @@ pub struct ServerState {
     pub close_deadlines: AtomicU64,
     /// Three failures in a row.
     pub breaker: Breaker,
+    /// The last of them.
+    pub trouble: Trouble,
     /// When the last `connect_failed` event went out (ms).
     pub told_at: AtomicU64,
     /// Pool mode.
@@ -113,6 +116,19 @@ pub struct Server {
     /// Lives longer.
     pub state: Arc<ServerState>,
 }
+
+impl ServerState {
+    /// Why the breaker is not closed, while that is news: with no client left to try it, nobody knows whether it
+    /// still is so, and who asks `/healthz` must not keep them away for ever.
+    pub fn connect_error(&self, now_ms: u64) -> Option<String> {
+        let is_closed = self.breaker.state().phase() == Phase::Closed;
+        let last = || self.trouble.last(now_ms, TROUBLE_MS);
+        (!is_closed).then(last).flatten()
+    }
+}
+
+/// Longer than any sensible `timeouts.connect`, whose failures come one after the other.
+const TROUBLE_MS: u64 = 30_000;
 
 /// A counter that is also a limit: takes a slot only while fewer than `max` are taken. Exact over threads.
 pub fn take_slot(active: &AtomicU32, max: u32) -> bool {
@@ -163,6 +179,8 @@ pub struct ServiceState {
     pub refused: AtomicU64,
     /// Pool mode: commands answered with an ERR of ours.
     pub commands_refused: AtomicU64,
+    /// Pool mode: the event that there was no connection for some of them.
+    pub exhausted_told: Told,
     /// Pool mode: clients that could not log in.
     pub logins_failed: AtomicU64,
     /// Bytes relayed.
@@ -519,6 +537,7 @@ fn build_service(
                     accepted: AtomicU64::new(0),
                     refused: AtomicU64::new(0),
                     commands_refused: AtomicU64::new(0),
+                    exhausted_told: Told::default(),
                     logins_failed: AtomicU64::new(0),
                     to_server_bytes: AtomicU64::new(0),
                     to_client_bytes: AtomicU64::new(0),

@@ -38,6 +38,7 @@ use slab::Slab;
 pub use self::accounts::Accounts;
 use self::accounts::{Turns, UserSlot};
 pub use self::trial::try_login;
+use crate::news::{Told, Trouble};
 use crate::plan::{take_slot, Member, MemberState, Server, ServiceState};
 use crate::ports::Held;
 use crate::socket::Socket;
@@ -45,11 +46,11 @@ use crate::socket::Socket;
 /// Tokens of server connections have the highest bit; generations of sessions end below it.
 const POOL_BIT: u64 = 1 << 63;
 
-/// Events of one kind and server are apart.
-const TELL_MS: u64 = 60_000;
-
 /// What a server refused longer ago is no news: clients who still want it would have met it again.
 const DENIED_MS: u64 = 300_000;
+
+/// A server that is full is asked every 250 ms while a client waits.
+const FULL_NEWS_MS: u64 = 5_000;
 
 /// Bytes of an account's name that are shown: a stranger may have made it up.
 const NAME_SHOWN: usize = 80;
@@ -109,6 +110,9 @@ pub struct ServerPool {
     killers: AtomicU32,
     /// The server has no place for more, or the account: not before this time (ms).
     full_until_ms: AtomicU64,
+    /// Its own words about that.
+    full: Trouble,
+    full_told: Told,
     /// Writes that it refused since it is read-only.
     pub read_only_errors: AtomicU64,
     read_only_told: Told,
@@ -144,23 +148,16 @@ struct Denied {
     at: u64,
 }
 
-/// When an event went out last (ms); so many more of its kind are only counted.
-#[derive(Debug, Default)]
-struct Told(AtomicU64);
-
-impl Told {
-    fn is_due(&self, now: u64) -> bool {
-        let last = self.0.load(SeqCst);
-        let is_due = last == 0 || now >= last + TELL_MS;
-        is_due && self.0.compare_exchange(last, now, SeqCst, SeqCst).is_ok()
-    }
-}
-
 impl ServerPool {
     /// The account that it refused last, unless that was let in since.
     pub fn login_error(&self, now_ms: u64) -> Option<String> {
         let denied = self.denied.load_full()?;
         (now_ms < denied.at + DENIED_MS).then(|| denied.text.clone())
+    }
+
+    /// What the server said when it had no place for one more; it is asked again while somebody waits.
+    pub fn full_error(&self, now_ms: u64) -> Option<String> {
+        self.full.last(now_ms, FULL_NEWS_MS)
     }
 
     /// Takes one of `rate` connections per second; at most `burst_ms` worth at once, but for one.

@@ -40,7 +40,8 @@ class ServiceView:
     mode: str
     balance: str
     state: str
-    """``open``, ``paused``, ``no server`` (nothing eligible) or ``closed`` (not accepting)."""
+    """``open``, ``paused``, ``no server`` (nothing eligible, or every connect fails) or ``closed``
+    (not accepting)."""
     paused: bool
     """Whether an administrator holds clients back, whatever else is wrong."""
     sessions: int
@@ -48,6 +49,8 @@ class ServiceView:
     queued: int
     accepted_total: int
     refused_total: int
+    commands_refused_total: int
+    """Pool mode: commands that got an error of Portside's in place of a server connection."""
     to_server_bytes_total: int
     to_client_bytes_total: int
     members: tuple[MemberView, ...]
@@ -91,7 +94,11 @@ class ServerView:
     """Pool mode: server connections at most; None: no pool uses it."""
     pool_login_error: str
     """Pool mode: the account that it did not let in, and why; "" when it let it in since."""
+    pool_full_error: str
+    """Pool mode: what it said a moment ago when it had no place for one more connection; or ""."""
     breaker: str
+    connect_error: str
+    """Why its breaker is not closed, if a connect failed in the last 30 s; or ""."""
     hosts_blocked: tuple[str, ...]
     """Source addresses that this server refuses (errors 1129 and 1130)."""
     services: tuple[str, ...]

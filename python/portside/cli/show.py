@@ -81,7 +81,7 @@ def _headline(answer: Row) -> str:
 
 
 def services(rows: Sequence[Row]) -> list[table.Part]:
-    """One line per service, its members below it."""
+    """One line per service, its members below it. REFUSED: clients and, of pools, commands."""
     lines: list[tuple[table.Cell | str, ...]] = []
     for row in rows:
         lines.append(
@@ -91,7 +91,7 @@ def services(rows: Sequence[Row]) -> list[table.Part]:
                 _load(row["sessions"], row["max_connections"]),
                 str(row["queued"]),
                 f"{row['accepted_total']:,}",
-                f"{row['refused_total']:,}",
+                f"{row['refused_total'] + row.get('commands_refused_total', 0):,}",
                 " ".join(row["listen"]),
             )
         )
@@ -161,7 +161,8 @@ def servers(rows: Sequence[Row]) -> list[table.Part]:
     )
     notes = [f"  {row['name']}: {row['reason']}" for row in rows if row["reason"]]
     notes += [
-        f"  {row['name']}: sessions cannot connect; why: portside show events"
+        f"  {row['name']}: sessions cannot connect; "
+        f"{row.get('connect_error') or 'why: portside show events'}"
         for row in rows
         if row["breaker"] != "closed" and row["state"] != "down"
     ]

@@ -137,6 +137,13 @@ _CONNECTING = (
         " [[user]] on every server, from every source address.",
     ),
     EventKind(
+        "server_full",
+        _WARNING,
+        "Pool mode: a server has no place for one more connection of ours (ERR 1040, 1203 or 1226),"
+        " so clients wait for those that are there. At most one event per server and minute.",
+        "Raise max_connections (or the account's limit) there, or lower [pool] max.",
+    ),
+    EventKind(
         "close_deadlines",
         _WARNING,
         "The server's FIN was still missing when close.deadline had passed after our QUIT, so"
@@ -200,6 +207,14 @@ _SERVICES = (
         "Every server of the service was full and so was its queue: clients got an error.",
         "Raise max_connections of the servers if they can take it, or queue; portside show services"
         " says who waits.",
+    ),
+    EventKind(
+        "pool_exhausted",
+        _WARNING,
+        "Pool mode: clients waited in vain for a free server connection and got error 1040. At most"
+        " one event per service and minute; the number in it counts all commands refused so far.",
+        "portside show sessions, PINNED, says who keeps a connection; raise [pool] max if the"
+        " servers can take it.",
     ),
     EventKind(
         "sessions_closed",

@@ -302,7 +302,8 @@ class Instance:
         standing = self.composed.standing.get(service)
         if standing is None:
             return False, f"there is no service {service}"
-        state = picture.service_state(standing, self.accepting)
+        barred = picture.barred_servers(self.stats())
+        state = picture.service_state(standing, barred, self.accepting)
         return state == "open", "ok" if state == "open" else state
 
     # ---- changes

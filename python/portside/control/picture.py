@@ -29,6 +29,7 @@ _SERVICE_ZERO: Stats = {
     "queued": 0,
     "accepted_total": 0,
     "refused_total": 0,
+    "commands_refused_total": 0,
     "to_server_bytes_total": 0,
     "to_client_bytes_total": 0,
     "members": [],
@@ -42,7 +43,9 @@ _SERVER_ZERO: Stats = {
     "pool_busy": 0,
     "pool_connections": 0,
     "pool_login_error": None,
+    "pool_full_error": None,
     "breaker": "closed",
+    "connect_error": None,
     "hosts_blocked": [],
 }
 
@@ -50,54 +53,69 @@ _SERVER_ZERO: Stats = {
 def services(composed: Composition, stats: Stats, accepting: bool) -> tuple[ServiceView, ...]:
     """Every service in the file's order. A service the engine does not know yet counts zero."""
     counted = {service["name"]: service for service in stats["services"]}
+    barred = barred_servers(stats)
     return tuple(
         _service(
             service,
             composed.standing[service.name],
             counted.get(service.name, _SERVICE_ZERO),
+            barred,
             accepting,
         )
         for service in composed.world.config.services
     )
 
 
+def barred_servers(stats: Stats) -> dict[str, str]:
+    """The servers that no session can be connected to just now, whatever their checks say: why."""
+    return {one["name"]: one["connect_error"] for one in stats["servers"] if one["connect_error"]}
+
+
 def _service(
-    service: Service, standing: ServiceStanding, count: Stats, accepting: bool
+    service: Service,
+    standing: ServiceStanding,
+    count: Stats,
+    barred: Mapping[str, str],
+    accepting: bool,
 ) -> ServiceView:
     return ServiceView(
         name=service.name,
         listen=tuple(str(listen.address) for listen in service.listen),
         mode=service.mode,
         balance=service.balance,
-        state=service_state(standing, accepting),
+        state=service_state(standing, barred, accepting),
         paused=standing.paused,
         sessions=count["sessions"],
         max_connections=service.max_connections,
         queued=count["queued"],
         accepted_total=count["accepted_total"],
         refused_total=count["refused_total"],
+        commands_refused_total=count["commands_refused_total"],
         to_server_bytes_total=count["to_server_bytes_total"],
         to_client_bytes_total=count["to_client_bytes_total"],
-        members=_members(service, standing, count),
+        members=_members(service, standing, count, barred),
     )
 
 
-def service_state(standing: ServiceStanding, accepting: bool) -> str:
+def service_state(standing: ServiceStanding, barred: Mapping[str, str], accepting: bool) -> str:
     """``open``, ``paused``, ``no server`` or ``closed``; the worst that holds."""
     if not accepting:
         return "closed"
-    if not standing.active:
+    if standing.active <= barred.keys():
         return "no server"
     return "paused" if standing.paused else "open"
 
 
-def _members(service: Service, standing: ServiceStanding, count: Stats) -> tuple[MemberView, ...]:
+def _members(
+    service: Service, standing: ServiceStanding, count: Stats, barred: Mapping[str, str]
+) -> tuple[MemberView, ...]:
     counted = {member["server"]: member for member in count["members"]}
     total = sum(member["sessions_total"] for member in counted.values())
-    active = standing.active
+    active = standing.active - barred.keys()
     views = []
     for written in service.servers:
         member = standing.members[written.name]
+        is_barred = member.eligible and written.name in barred
         seen = counted.get(written.name, {"sessions": 0, "sessions_total": 0})
         views.append(
             MemberView(
@@ -105,9 +123,9 @@ def _members(service: Service, standing: ServiceStanding, count: Stats) -> tuple
                 weight=member.weight,
                 file_weight=written.weight,
                 backup=written.backup,
-                eligible=member.eligible,
+                eligible=member.eligible and not is_barred,
                 active=written.name in active,
-                why=member.why,
+                why=f"connects fail: {barred[written.name]}" if is_barred else member.why,
                 sessions=seen["sessions"],
                 sessions_total=seen["sessions_total"],
                 share=seen["sessions_total"] / total if total else 0.0,
@@ -163,7 +181,9 @@ def _server(
         pool_open=count["pool_connections"],
         pool_max=pool_max(world.config).get(server.name),
         pool_login_error=count["pool_login_error"] or "",
+        pool_full_error=count["pool_full_error"] or "",
         breaker=count["breaker"],
+        connect_error=count["connect_error"] or "",
         hosts_blocked=tuple(sorted(blocked)),
         services=tuple(
             service.name
@@ -203,8 +223,9 @@ def alerts(
 ) -> tuple[str, ...]:
     """What needs a person, most urgent first."""
     found = []
+    cut_off = {service.name for service in service_views if service.state == "no server"}
     for service in service_views:
-        if service.state == "no server":
+        if service.name in cut_off:
             reasons = "; ".join(member.why for member in service.members if member.why)
             found.append(f"service {service.name} has no server: {reasons or 'all weights are 0'}")
     for name, decision in composed.world.decisions.items():
@@ -222,6 +243,13 @@ def alerts(
                 f"server {server.name} refuses our address {source or '(the route`s)'}: "
                 "FLUSH HOSTS or a GRANT there"
             )
+        if server.connect_error and server.state != "down" and not cut_off & {*server.services}:
+            found.append(f"{server.connect_error}; sessions cannot connect there")
+        if server.pool_full_error and _has_waiters(server, service_views):
+            found.append(
+                f"{server.pool_full_error}: clients wait: raise the server's limit, or lower [pool]"
+                f" max, which is {server.pool_max}"
+            )
         if _is_exhausted(server, service_views):
             found.append(
                 f"server {server.name}: {server.pool_busy} of {server.pool_max} pooled connections"
@@ -237,6 +265,10 @@ def alerts(
 def _is_exhausted(server: ServerView, services: tuple[ServiceView, ...]) -> bool:
     if server.pool_max is None or server.pool_busy < server.pool_max:
         return False
+    return _has_waiters(server, services)
+
+
+def _has_waiters(server: ServerView, services: tuple[ServiceView, ...]) -> bool:
     return any(one.queued and not one.paused and one.name in server.services for one in services)
 
 

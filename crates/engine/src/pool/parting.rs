@@ -100,8 +100,13 @@ impl Worker {
         }
         let until = self.now + FULL_MS;
         server.state.pool.full_until_ms.store(until, SeqCst);
+        let text = format!("server {}: ERR {number}: {message}", server.name);
+        server.state.pool.full.note(&text, self.now);
+        if server.state.pool.full_told.is_due(self.now) {
+            let events = &self.shared.events;
+            events.push(Kind::ServerFull, "", &server.name, text.clone());
+        }
         if let Some(owner) = back.wanted_by.take() {
-            let text = format!("server {}: ERR {number}: {message}", server.name);
             self.opening_turned_away(owner, text);
         }
     }

@@ -254,8 +254,15 @@ impl Worker {
         pooled.waits_since = None;
         pooled.is_opening = false;
         session.error = Some(text.into());
-        let refused = &session.service.state.commands_refused;
-        refused.fetch_add(1, Relaxed);
+        let counted = &session.service.state;
+        let count = counted.commands_refused.fetch_add(1, Relaxed) + 1;
+        let is_exhausted = number == errno::TOO_MANY_CONNECTIONS && !session.service.paused;
+        if is_exhausted && counted.exhausted_told.is_due(self.now) {
+            let text = text.trim_start_matches("portside: ");
+            let text = format!("{text} ({count} commands refused so far)");
+            let name = &session.service.name;
+            self.shared.events.push(Kind::PoolExhausted, name, "", text);
+        }
         let Some(front) = pooled.front.as_mut() else {
             return Next::Over(Cause::Internal);
         };

@@ -127,7 +127,7 @@ impl Worker {
             ),
             (None, false) => format!(
                 "portside: service {}: waited {waited:.1} s for a free server connection ([pool] max, \
-                 max_connections). On the proxy: portside show servers",
+                 max_connections). On the proxy: portside show sessions, PINNED, says who keeps one",
                 service.name
             ),
         };
