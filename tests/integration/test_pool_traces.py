@@ -72,6 +72,10 @@ TRACES = {
     ),
     "warnings": Trace(("SELECT 1/0",), "SHOW WARNINGS", None),
     "an error": Trace(("SELECT nothing",), "SHOW ERRORS", None),
+    "an error, asked for unseen": Trace(("SELECT nothing",), "CALL app.traced_told()", None),
+    "a failed trigger": Trace(
+        ("INSERT INTO app.traced_ids (a) VALUES (1)",), "SELECT LAST_INSERT_ID()", 0
+    ),
 }
 
 
@@ -98,6 +102,13 @@ def primary(request: pytest.FixtureRequest) -> Database:
     server = servers.primary
     server.root("DROP TABLE IF EXISTS app.traced, app.traces_rows")
     server.root("CREATE TABLE app.traced (a INT) ENGINE=InnoDB; INSERT INTO app.traced VALUES (1)")
+    server.root(
+        "DROP TABLE IF EXISTS app.traced_ids; DROP PROCEDURE IF EXISTS app.traced_told;"
+        "CREATE TABLE app.traced_ids (id INT AUTO_INCREMENT PRIMARY KEY, a INT);"
+        "CREATE TRIGGER app.traced_fails AFTER INSERT ON app.traced_ids FOR EACH ROW"
+        " SIGNAL SQLSTATE '45000';"
+        "CREATE PROCEDURE app.traced_told() SHOW WARNINGS"
+    )
     ones = "SELECT 1 AS a" + " UNION ALL SELECT 1" * 63
     server.root(f"CREATE TABLE app.traces_rows AS {ones}")
     with contextlib.suppress(pymysql.MySQLError):

@@ -186,6 +186,8 @@ pub struct Want<'a> {
     pub no_diagnostics: bool,
     /// It will ask for the last statement's numbers: only this connection, at this count of uses, knows them.
     pub same: Option<(u64, u64)>,
+    /// It may ask for them where Portside cannot read it (a procedure): rather this connection, if nobody used it since.
+    pub rather: Option<(u64, u64)>,
     /// The prepared statements.
     pub needs: Needs<'a>,
     /// Where its statement is already.

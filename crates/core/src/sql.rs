@@ -32,6 +32,8 @@ pub struct Asks {
     pub row_count: bool,
     /// `FOUND_ROWS()`: of the last result set there, whoever asked for it.
     pub found_rows: bool,
+    /// `@@last_gtid`: of the last write there, whoever made it.
+    pub last_gtid: bool,
 }
 
 impl Asks {
@@ -41,6 +43,7 @@ impl Asks {
         insert_id: true,
         row_count: false,
         found_rows: false,
+        last_gtid: false,
     };
 
     /// Both together.
@@ -51,6 +54,7 @@ impl Asks {
             insert_id: self.insert_id || other.insert_id,
             row_count: self.row_count || other.row_count,
             found_rows: self.found_rows || other.found_rows,
+            last_gtid: self.last_gtid || other.last_gtid,
         }
     }
 }
@@ -180,6 +184,11 @@ pub fn classify(text: &[u8], is_mariadb: bool) -> Verdict {
             verdict.kind = Kind::OtherId;
         }
     }
+    if lexer.is_doubtful() || verdict.pins.has(Pin::TextPrepare) {
+        // Perhaps only a part of a string, but the very connection is no loss then.
+        verdict.asks.found_rows |= contains(text, b"FOUND_ROWS");
+        verdict.asks.row_count |= contains(text, b"ROW_COUNT");
+    }
     if scan.names_own_id || (verdict.pins.has(Pin::TextPrepare) && own_id::is_hidden_in(text)) {
         verdict.own_id = if lexer.is_doubtful() || verdict.pins.has(Pin::TextPrepare) {
             OwnId::Unsure
@@ -200,6 +209,11 @@ pub fn with_own_id(text: &[u8], id: u32) -> Option<Vec<u8>> {
         own_id::Put::Text(text) => Some(text),
         own_id::Put::Nothing | own_id::Put::Unsure => None,
     }
+}
+
+fn contains(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len())
+        .any(|part| part.eq_ignore_ascii_case(word))
 }
 
 fn has_word(text: &[u8], word: &str) -> bool {

@@ -296,6 +296,8 @@ impl Session {
     pub fn want(&self) -> Want<'_> {
         let asks = self.verdict.as_ref().map(|v| v.asks).unwrap_or_default();
         let adds = self.verdict.as_ref().is_some_and(|v| v.adds_diagnostics);
+        // Of warnings MySQL tells none of a stranger.
+        let hides = self.runs_hidden();
         let pending = self.pending.as_ref();
         // Statements that come along are prepared under what was in force before the command.
         let is_bare = self.statements.open.is_empty();
@@ -310,11 +312,26 @@ impl Session {
                 .filter(|v| v.kind == Kind::Set)
                 .and(self.set.as_deref()),
             any_schema: verdict.is_some_and(|v| matches!(v.kind, Kind::Use(_))),
-            no_diagnostics: (asks.diagnostics || adds) && !self.pins.has(Pin::Warnings),
+            no_diagnostics: (asks.diagnostics || adds || (self.is_mariadb && hides))
+                && !self.pins.has(Pin::Warnings),
             same: self.last.filter(|_| asks.row_count || asks.found_rows),
+            rather: self.last.filter(|_| hides),
             needs: self.statements.needs(),
             home: self.statements.home(),
         }
+    }
+
+    /// The command at hand runs statements that cannot be read: what do they ask for?
+    fn runs_hidden(&self) -> bool {
+        let hiding = [
+            Pin::Call,
+            Pin::Function,
+            Pin::TextPrepare,
+            Pin::Statement,
+            Pin::Long,
+        ];
+        let pins = self.verdict.as_ref().map(|verdict| verdict.pins);
+        pins.is_some_and(|pins| hiding.iter().any(|pin| pins.has(*pin)))
     }
 
     /// The account for connections: while logging in, the one that is being logged in.

@@ -156,6 +156,18 @@ impl<'a> Lexer<'a> {
         &self.text[start.min(self.at)..]
     }
 
+    fn name(&mut self, is_part: impl Fn(u8) -> bool) -> &'a [u8] {
+        let name = self.run(is_part);
+        // In latin1 0xa0 is white space; in UTF-8 a part of a character.
+        let ends_word = |at: usize| {
+            let before = at.checked_sub(1).and_then(|at| name.get(at));
+            before.is_none_or(u8::is_ascii) || name.get(at + 1).is_some_and(u8::is_ascii)
+        };
+        let mut bytes = name.iter().enumerate();
+        self.is_doubtful |= bytes.any(|(at, byte)| *byte == 0xa0 && ends_word(at));
+        name
+    }
+
     fn variable(&mut self) -> Token<'a> {
         if self.peek(1) != Some(b'@') {
             self.at += 1;
@@ -163,7 +175,7 @@ impl<'a> Lexer<'a> {
             return Token::UserVariable;
         }
         self.at += 2;
-        Token::SystemVariable(self.run(|byte| is_word(byte) || byte == b'.'))
+        Token::SystemVariable(self.name(|byte| is_word(byte) || byte == b'.'))
     }
 }
 
@@ -180,7 +192,7 @@ impl<'a> Iterator for Lexer<'a> {
             quote @ (b'\'' | b'"') => Token::Text(self.quoted(quote)),
             b'@' => self.variable(),
             first if is_word(first) => {
-                let word = self.run(is_word);
+                let word = self.name(is_word);
                 if first.is_ascii_digit() && word.iter().all(u8::is_ascii_digit) {
                     Token::Number(word)
                 } else {

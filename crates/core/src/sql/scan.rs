@@ -27,8 +27,6 @@ pub(super) struct Scan {
     first: First,
     /// INSERT or REPLACE.
     is_insert: bool,
-    /// Of an INSERT: another row (or a SELECT) follows the first.
-    has_many_rows: bool,
     /// An earlier statement may fail halfway.
     fails_halfway: bool,
     /// MariaDB's ANALYZE of a statement, which runs it.
@@ -104,7 +102,6 @@ impl Scan {
                 first: First::None,
                 before: Before::Other,
                 is_insert: false,
-                has_many_rows: false,
                 is_behind_from: false,
                 ..std::mem::take(self)
             };
@@ -118,6 +115,12 @@ impl Scan {
                 self.names_own_id |= rest.clone().next() == Some(Token::Symbol(b'('));
             }
             Token::SystemVariable(name) => self.system_variable(name),
+            // In backquotes they are called as well.
+            Token::Quoted(name) if rest.clone().next() == Some(Token::Symbol(b'(')) => {
+                let mut buffer = [0; WORD_MAX];
+                let length = upper(name, &mut buffer);
+                self.function(&buffer[..length]);
+            }
             Token::Symbol(b'(') => self.depth += 1,
             Token::Symbol(b')') => self.depth = self.depth.saturating_sub(1),
             _ => {}
@@ -143,7 +146,7 @@ impl Scan {
         self.follow(token, rest);
     }
 
-    /// Whether a table is used for certain, and whether an INSERT has more than one row.
+    /// Whether a table is used for certain.
     fn tables(&mut self, token: Token<'_>) {
         let is_name = match token {
             Token::Word(word) => !word.eq_ignore_ascii_case(b"DUAL"),
@@ -153,8 +156,6 @@ impl Scan {
         self.has_table |= self.is_behind_from && is_name;
         let is_from = matches!(token, Token::Word(word) if word.eq_ignore_ascii_case(b"FROM"));
         self.is_behind_from = is_from && self.depth == 0;
-        // VALUES (1), (2): a comma outside of parentheses.
-        self.has_many_rows |= token == Token::Symbol(b',') && self.depth == 0;
     }
 
     fn system_variable(&mut self, name: &[u8]) {
@@ -169,8 +170,7 @@ impl Scan {
             }
             b"WARNING_COUNT" | b"ERROR_COUNT" => self.asks.diagnostics = true,
             b"IDENTITY" | b"LAST_INSERT_ID" => self.asks.insert_id = true,
-            // What the last write on the very connection has got.
-            b"LAST_GTID" => self.asks.row_count = true,
+            b"LAST_GTID" => self.asks.last_gtid = true,
             b"PSEUDO_THREAD_ID" => {
                 self.names_own_id = true;
                 self.pins.add(Pin::Setting);
@@ -222,8 +222,6 @@ impl Scan {
             b"LOAD" => {
                 self.loads = true;
                 self.has_table = true;
-                // It fails halfway as well.
-                (self.is_insert, self.has_many_rows) = (true, true);
                 First::Load
             }
             b"START" => First::Start,
@@ -247,14 +245,21 @@ impl Scan {
         self.first = First::Pinned;
     }
 
-    /// Words that mean the same wherever they stand.
-    fn word(&mut self, word: &[u8]) {
-        match word {
-            b"SQL_CALC_FOUND_ROWS" => self.pins.add(Pin::FoundRows),
+    fn function(&mut self, name: &[u8]) {
+        match name {
             b"LAST_INSERT_ID" => self.asks.insert_id = true,
             b"FOUND_ROWS" => self.asks.found_rows = true,
             b"ROW_COUNT" => self.asks.row_count = true,
             b"GET_LOCK" | b"RELEASE_LOCK" | b"RELEASE_ALL_LOCKS" => self.pins.add(Pin::Lock),
+            _ => {}
+        }
+    }
+
+    /// Words that mean the same wherever they stand.
+    fn word(&mut self, word: &[u8]) {
+        self.function(word);
+        match word {
+            b"SQL_CALC_FOUND_ROWS" => self.pins.add(Pin::FoundRows),
             b"TEMPORARY" => self.pins.add(Pin::TemporaryTable),
             // Sequences of MariaDB remember per connection what they gave last.
             b"NEXTVAL" | b"LASTVAL" | b"SETVAL" | b"PREVIOUS" | b"NEXT" if self.is_mariadb => {
@@ -263,10 +268,9 @@ impl Scan {
             // The reply has rows and tells of no insert id.
             b"RETURNING" if self.is_insert => self.pins.add(Pin::InsertId),
             b"INSERT" | b"REPLACE" if self.analyzes => self.pins.add(Pin::InsertId),
-            b"SELECT" | b"TABLE" if self.is_insert => self.has_many_rows = true,
             // CREATE TABLE ... SELECT
             b"SELECT" | b"WITH" | b"VALUES" | b"TABLE" if self.first == First::Definitions => {
-                (self.is_insert, self.has_many_rows) = (true, true);
+                self.is_insert = true;
             }
             b"RELEASE" if self.first == First::End => self.pins.add(Pin::Statement),
             // The variables of the session as a table.
@@ -293,7 +297,11 @@ impl Scan {
             | (First::Drop, b"TABLE" | b"TABLES" | b"INDEX" | b"VIEW")
             | (First::Start, b"TRANSACTION")
             | (First::Begin, b"WORK") => First::Definitions,
-            (First::Load, b"DATA" | b"XML") => First::Expressions,
+            (First::Load, b"DATA" | b"XML") => {
+                // Its OK tells of no insert id.
+                self.pins.add(Pin::InsertId);
+                First::Expressions
+            }
             (
                 First::Create
                 | First::Alter
@@ -365,8 +373,9 @@ impl Scan {
         }
     }
 
-    /// An INSERT that fails after its first row may have made an insert id, of which no reply tells.
+    /// An INSERT that fails after its first row, or in a trigger behind it, may have made an insert id, of which no reply
+    /// tells.
     pub(super) fn may_fail_halfway(&self) -> bool {
-        self.fails_halfway || (self.is_insert && self.has_many_rows)
+        self.fails_halfway || self.is_insert
     }
 }

@@ -16,6 +16,7 @@ const NOTHING: Asks = Asks {
     insert_id: false,
     row_count: false,
     found_rows: false,
+    last_gtid: false,
 };
 const DIAGNOSTICS: Asks = Asks {
     diagnostics: true,
@@ -42,10 +43,14 @@ pub(super) fn variables(mut lexer: Lexer<'_>) -> Asks {
         (Some(like), Some(Token::Text(text))) if is(Some(like), "LIKE") && is_end(lexer) => text,
         _ => b"%",
     };
+    let asks = Asks {
+        last_gtid: pattern.eq_ignore_ascii_case(b"last_gtid"),
+        ..NOTHING
+    };
     TELLING
         .iter()
         .filter(|(name, _)| is_like(name, pattern))
-        .fold(NOTHING, |all, (_, asks)| all.and(*asks))
+        .fold(asks, |all, (_, asks)| all.and(*asks))
 }
 
 /// `SHOW STATUS LIKE 'Last_query_cost'` is of the statement before. Of the session's counters, which are the

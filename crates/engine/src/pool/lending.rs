@@ -56,8 +56,12 @@ impl Worker {
         if !self.follow_plan(session, pooled) {
             return self.account_is_gone(session, pooled);
         }
-        if let Some(same) = pooled.front.as_ref().and_then(|front| front.want().same) {
-            return self.attach_same(index, session, pooled, input, same);
+        if let Some(front) = pooled.front.as_ref() {
+            let want = front.want();
+            let free = |at: &(u64, u64)| self.pool.find_same(*at).is_some();
+            if let Some(same) = want.same.or(want.rather.filter(free)) {
+                return self.attach_same(index, session, pooled, input, same);
+            }
         }
         if session.service.paused {
             return self.wait(index, session, pooled, input);

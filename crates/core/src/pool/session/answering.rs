@@ -54,7 +54,7 @@ impl Session {
         let verdict = self.verdict.as_ref()?;
         if verdict.asks.diagnostics && self.has_forgotten {
             let text =
-                "portside: warnings and errors of the last statement are not known any more: the \
+                "portside: warnings and errors of the last statement are not known any more: it was a KILL, or the \
                         connection was given back after a second (docs/pooling.md)";
             return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
         }
@@ -63,6 +63,11 @@ impl Session {
         {
             let text = "portside: FOUND_ROWS() and ROW_COUNT() are not known before the session's own first result, \
                         nor ROW_COUNT() after a ping (docs/pooling.md)";
+            return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
+        }
+        if verdict.asks.last_gtid {
+            let text = "portside: @@last_gtid is of the connection's last write, which may be another session's: ask for \
+                        @@gtid_binlog_pos, or use a service in relay mode (docs/pooling.md)";
             return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
         }
         if verdict.own_id == OwnId::Unsure {

@@ -145,8 +145,16 @@ fn an_error_added_to_forgotten_warnings_does_not_show_them_whole() {
 
 #[test]
 fn a_kept_connection_shows_no_warnings_of_its_last_user() {
-    let show = command(com::QUERY, b"SHOW WARNINGS");
-    for is_own in [false, true] {
+    for (text, is_own) in [
+        ("SHOW WARNINGS", false),
+        ("SHOW WARNINGS", true),
+        // What cannot be read may ask for them as well.
+        ("EXECUTE IMMEDIATE 'SHOW WARNINGS'", false),
+        ("CALL p()", false),
+        ("SELECT f()", false),
+        ("RESIGNAL", false),
+    ] {
+        let show = command(com::QUERY, text.as_bytes());
         let (mut session, mut conn) = (mariadb_session(), mariadb());
         let mut stranger = mariadb_session();
         sent(&mut stranger, &mut conn, &command(com::QUERY, b"SELECT"));
@@ -154,7 +162,7 @@ fn a_kept_connection_shows_no_warnings_of_its_last_user() {
         // MariaDB keeps them: no table.
         query(&mut session, &mut conn, "BEGIN", 3);
         if is_own {
-            sent(&mut session, &mut conn, &command(com::QUERY, b"SELEC"));
+            sent(&mut session, &mut conn, &command(com::QUERY, b"SELECT"));
             answered(&mut session, &mut conn, &err(1, 1064, *b"42000", ""), 1);
         }
         let (_, what) = step(&mut session, &show, Some(&mut conn));
