@@ -79,6 +79,20 @@ def test_the_only_connection_can_be_killed(primary: Database, run_portside: Run)
     assert killer.ask("SELECT 1") == [(1,)]
 
 
+def test_a_query_that_waits_for_a_connection_is_killed(
+    primary: Database, run_portside: Run
+) -> None:
+    portside = run_portside(config(primary, pool="max = 1"))
+    holder, waiter, killer = Client(portside), Client(portside), Client(portside)
+    holder.ask("SET @a = 1")
+    begin(waiter, "INSERT INTO app.never_run VALUES (1)")
+    wait_until(lambda: portside.service("s")["queued"] == 1)
+    killer.ask(f"KILL QUERY {waiter.connection.thread_id()}")
+    assert end(waiter) == 1317
+    holder.connection.close()
+    assert waiter.ask("SELECT 1") == [(1,)]
+
+
 def test_an_account_kills_its_own_sessions_only(primary: Database, run_portside: Run) -> None:
     primary.root(
         "CREATE USER IF NOT EXISTS root2@'%' IDENTIFIED BY 'root2-pw';"

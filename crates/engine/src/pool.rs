@@ -231,6 +231,8 @@ pub struct Pooled {
     pub tls: Option<(&'static str, &'static str)>,
     /// Its server goes, so its command is cut off.
     server_goes: bool,
+    /// KILL QUERY found its command waiting.
+    is_interrupted: bool,
     /// The session goes the way of every closed client.
     pub is_over: bool,
 }

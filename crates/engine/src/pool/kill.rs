@@ -62,10 +62,14 @@ impl Worker {
             session.relay.cut(Cause::Killed, false);
             return self.guarded(found, None);
         }
-        let back = session
-            .pooled
-            .as_mut()
-            .and_then(|pooled| pooled.back.as_mut());
+        let Some(pooled) = session.pooled.as_mut() else {
+            return;
+        };
+        if pooled.waiting.is_some() {
+            pooled.is_interrupted = true;
+            return self.guarded(found, None);
+        }
+        let back = pooled.back.as_mut();
         // One KILL under way is enough: another would find the same query, or the next.
         if let Some(back) = back.filter(|back| back.conn.is_busy() && back.kills == 0) {
             let victim = victim(back, self.now);

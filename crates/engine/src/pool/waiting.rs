@@ -90,6 +90,15 @@ impl Worker {
         input: &[u8],
     ) -> Next {
         let since = pooled.waiting.as_ref().map_or(self.now, |w| w.since);
+        if std::mem::take(&mut pooled.is_interrupted) {
+            pooled.waiting = None;
+            let error = (
+                errno::INTERRUPTED,
+                *b"70100",
+                "Query execution was interrupted",
+            );
+            return self.tell(index, session, pooled, input, error);
+        }
         if self.is_overdue(session, since) {
             return self.waited_too_long_pooled(index, session, pooled, input, since);
         }
