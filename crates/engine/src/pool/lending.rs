@@ -220,7 +220,8 @@ impl Worker {
                 back.share = share;
                 self.lend(index, session, pooled, back)
             }
-            None => self.attach_same(index, session, pooled, input, same),
+            // It was dead: whether another will do, its command says.
+            None => self.attach(index, session, pooled, input),
         }
     }
 

@@ -167,10 +167,13 @@ impl Worker {
                 self.put_back(index, session);
                 continue;
             };
-            pooled.waiting = None;
+            // It counts as waiting until it stands in line again: what comes free elsewhere meanwhile must go to it, for it
+            // asks the others once only.
+            let counted = pooled.waiting.take();
             self.put_back(index, session);
             let before = self.pool.lines[at].1.len();
             self.guarded(token, None);
+            drop(counted);
             in_vain += usize::from(self.pool.lines[at].1.len() > before);
             if in_vain >= IN_VAIN {
                 break;
