@@ -54,6 +54,8 @@ Snapshot = Mapping[str, Any]
 T = TypeVar("T")
 
 _EVENT_WAIT_S = 0.5  # how long the end of the pump may take; events wake it at once
+# Of a server: texts that have its own words.
+_SAID = ("connect_error", "pool_login_error", "pool_full_error")
 
 
 def make_engine(snapshot: str) -> Engine:
@@ -85,8 +87,15 @@ class DataPlane:
         return _translated(lambda: self._engine.apply(text))
 
     def stats(self) -> dict[str, Any]:
-        """The counters."""
+        """The counters; what servers said among them is one printable line each."""
         found: dict[str, Any] = json.loads(self._engine.stats())
+        for server in found["servers"]:
+            for key in _SAID:
+                server[key] = one_line(server[key]) if server.get(key) else None
+            for blocked in server["hosts_blocked"]:
+                if blocked["error"]:
+                    number, text = blocked["error"]
+                    blocked["error"] = [number, one_line(text)]
         return found
 
     def ports(self) -> list[dict[str, Any]]:
