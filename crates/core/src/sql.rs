@@ -32,8 +32,8 @@ pub struct Asks {
     pub row_count: bool,
     /// `FOUND_ROWS()`: of the last result set there, whoever asked for it.
     pub found_rows: bool,
-    /// `@@last_gtid`: of the last write there, whoever made it.
-    pub last_gtid: bool,
+    /// `@@last_gtid`, `Last_query_cost`: of the last write, or query with a cost, there, whoever made it.
+    pub stale: bool,
 }
 
 impl Asks {
@@ -43,7 +43,7 @@ impl Asks {
         insert_id: true,
         row_count: false,
         found_rows: false,
-        last_gtid: false,
+        stale: false,
     };
 
     /// Both together.
@@ -54,7 +54,7 @@ impl Asks {
             insert_id: self.insert_id || other.insert_id,
             row_count: self.row_count || other.row_count,
             found_rows: self.found_rows || other.found_rows,
-            last_gtid: self.last_gtid || other.last_gtid,
+            stale: self.stale || other.stale,
         }
     }
 }

@@ -170,7 +170,7 @@ impl Scan {
             }
             b"WARNING_COUNT" | b"ERROR_COUNT" => self.asks.diagnostics = true,
             b"IDENTITY" | b"LAST_INSERT_ID" => self.asks.insert_id = true,
-            b"LAST_GTID" => self.asks.last_gtid = true,
+            b"LAST_GTID" => self.asks.stale = true,
             b"PSEUDO_THREAD_ID" => {
                 self.names_own_id = true;
                 self.pins.add(Pin::Setting);

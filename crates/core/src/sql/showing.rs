@@ -16,7 +16,7 @@ const NOTHING: Asks = Asks {
     insert_id: false,
     row_count: false,
     found_rows: false,
-    last_gtid: false,
+    stale: false,
 };
 const DIAGNOSTICS: Asks = Asks {
     diagnostics: true,
@@ -44,7 +44,7 @@ pub(super) fn variables(mut lexer: Lexer<'_>) -> Asks {
         _ => b"%",
     };
     let asks = Asks {
-        last_gtid: pattern.eq_ignore_ascii_case(b"last_gtid"),
+        stale: pattern.eq_ignore_ascii_case(b"last_gtid"),
         ..NOTHING
     };
     TELLING
@@ -62,7 +62,8 @@ fn status(mut lexer: Lexer<'_>) -> Asks {
         _ => return NOTHING,
     };
     Asks {
-        row_count: pattern.starts_with(b"last"),
+        // After a statement without a cost it is an earlier one's, whoever made that.
+        stale: pattern.starts_with(b"last"),
         ..NOTHING
     }
 }

@@ -65,9 +65,9 @@ impl Session {
                         nor ROW_COUNT() after a ping (docs/pooling.md)";
             return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
         }
-        if verdict.asks.last_gtid {
-            let text = "portside: @@last_gtid is of the connection's last write, which may be another session's: ask for \
-                        @@gtid_binlog_pos, or use a service in relay mode (docs/pooling.md)";
+        if verdict.asks.stale {
+            let text = "portside: @@last_gtid and Last_query_cost are not known in a pool: they are of the connection's last \
+                        write or query, which may be another session's. Use a service in relay mode (docs/pooling.md)";
             return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
         }
         if verdict.own_id == OwnId::Unsure {
