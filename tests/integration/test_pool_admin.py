@@ -216,3 +216,16 @@ def test_the_first_clients_are_told_why(trio: Trio, chaos: ChaosServer, run_port
     later = "it refuses our source addresses (ERR 1129 or 1130: portside explain host_blocked)"
     assert texts[0].startswith((begin + first, begin + later))
     assert texts[0].endswith(". On the proxy: portside show events")
+
+
+def test_a_pause_holds_what_would_rather_have_its_last_connection(
+    trio: Trio, run_portside: Run
+) -> None:
+    portside = run_portside(config(trio.primary, workers=1, service='timeouts = { queue = "1s" }'))
+    client = Client(portside)
+    client.ask("SELECT 1")
+    portside.cli("pause", "s")
+    # It may ask for FOUND_ROWS().
+    with refused(1040) as texts:
+        client.ask("CALL app.never_run()")
+    assert texts[0].endswith("it is paused")

@@ -56,15 +56,17 @@ impl Worker {
         if !self.follow_plan(session, pooled) {
             return self.account_is_gone(session, pooled);
         }
-        if let Some(front) = pooled.front.as_ref() {
-            let want = front.want();
-            let free = |at: &(u64, u64)| self.pool.find_same(*at).is_some();
-            if let Some(same) = want.same.or(want.rather.filter(free)) {
-                return self.attach_same(index, session, pooled, input, same);
-            }
+        let want = pooled.front.as_ref().map(Front::want);
+        let (same, rather) = want.map_or((None, None), |want| (want.same, want.rather));
+        if let Some(same) = same {
+            return self.attach_same(index, session, pooled, input, same);
         }
         if session.service.paused {
             return self.wait(index, session, pooled, input);
+        }
+        // Only a preference: nothing is lost by another, but an answer to what cannot be seen.
+        if let Some(rather) = rather.filter(|at| self.pool.find_same(*at).is_some()) {
+            return self.attach_same(index, session, pooled, input, rather);
         }
         if let Some(next) = self.go_home(index, session, pooled, input) {
             return next;
