@@ -108,8 +108,13 @@ def loads(
 
 def warnings(config: Config) -> list[Problem]:
     """What is allowed but doubtful, in file order; each says why."""
+    return in_file(config, verify.doubts(config))
+
+
+def in_file(config: Config, findings: Iterable[Finding]) -> list[Problem]:
+    """The findings with their places in the file that `config` was loaded from, in its order."""
     source = Source(config.model_dump(mode="json", by_alias=True), config.positions)
-    found = _problems(verify.doubts(config), source, ())
+    found = _problems(findings, source, ())
     return sorted(found, key=lambda problem: (problem.line, problem.column))
 
 
