@@ -303,7 +303,7 @@ def explain_codes() -> str:
     """
 
 def try_login(fd: int, spec: str, limit_s: float) -> str:
-    """Logs in as pooled connections do, chooses the account's schema, says QUIT.
+    """Logs in as pooled connections do, chooses the schema, asks for limits, says QUIT.
 
     On a duplicate of a connected, non-blocking socket, which the caller keeps open meanwhile and
     closes. Waits for the server, ``limit_s`` at most.
@@ -315,8 +315,9 @@ def try_login(fd: int, spec: str, limit_s: float) -> str:
         limit_s: seconds.
 
     Returns:
-        JSON {"outcome", "text", "tls"}: "good", "refused" (by the server), "tls", "late" or
-        "broken"; why, in a sentence without secrets; version of TLS, or null.
+        JSON {"outcome", "text", "tls", "max_connections", "max_prepared_statements"}: "good",
+        "refused" (by the server), "tls", "late" or "broken"; why, in a sentence without secrets;
+        version of TLS, or null; what the server takes of all its clients, or null.
 
     Raises:
         EngineError: the spec cannot be used.

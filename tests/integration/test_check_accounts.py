@@ -80,6 +80,26 @@ def test_mariadb(trio: Trio, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert rows["expired"]["detail"].endswith(cure)
 
 
+def test_a_server_that_takes_fewer_than_the_pool_may_open(
+    trio: Trio, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server, file = trio.primary, tmp_path / "p.toml"
+    users = user(APP_USER, password=APP_PASSWORD)
+    file.write_text(config(server, users=users, pool="max = 49"))
+    most = str(server.root("SELECT @@max_connections")[0][0])
+    with (
+        setting(server, "max_connections", "50", most),
+        setting(server, "max_prepared_stmt_count", "3000", "16382"),
+    ):
+        assert portside(["check", "-c", str(file), "--connect"]) == ExitCode.GOOD
+    lines = capsys.readouterr().out.splitlines()
+    first, second = (line for line in lines if "pool.max" in line)
+    place = f"warning: {file}:4:1: pool.max: server db0's "
+    assert first.startswith(f"{place}max_connections is 50, less than the 49 that may be open and")
+    assert second.startswith(f"{place}max_prepared_stmt_count is 3,000, and 49 connections may ")
+    assert lines[-1] == "every login worked"
+
+
 def test_every_source_address_and_the_words_for_people(
     trio: Trio, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,7 +40,9 @@ def test_the_example_in_the_document_loads() -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_loads_without_a_doubt(path: Path) -> None:
-    assert warnings(load(path)) == []
+    # Git keeps no modes, and these passwords are nobody's.
+    found = [one for one in warnings(load(path)) if "every user" not in one.message]
+    assert found == []
 
 
 def test_there_are_examples() -> None:

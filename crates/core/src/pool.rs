@@ -21,7 +21,7 @@ mod tests;
 mod user;
 mod version;
 
-pub use conn::{Conn, Event, Failure};
+pub use conn::{AskedLimits, Conn, Event, Failure, Limits};
 pub use guard::FailedLogins;
 pub use server::Server;
 pub use session::{Context, Needs, Session, Step};

@@ -18,8 +18,9 @@ import click
 
 from portside.cli import connect as connect_
 from portside.cli import table
-from portside.config import limits, load, port_space, schema, warnings
+from portside.config import limits, load, port_space, schema, server_limits, warnings
 from portside.config.addresses import Address
+from portside.config.load import in_file
 from portside.config.model import Config, Server
 from portside.errors import ConfigError, ExitCode, Problem
 
@@ -40,6 +41,7 @@ def main(config: Path, *, schema: bool, connect: bool, as_json: bool) -> int:
         _print_mistakes((place,), as_json)
         return ExitCode.NO
     logins = asyncio.run(connect_.log_in_everywhere(loaded)) if connect else []
+    doubts += in_file(loaded, server_limits.doubts(loaded, connect_.limits_told(logins)))
     if as_json:
         _print_json(loaded, doubts, need, logins if connect else None)
     else:

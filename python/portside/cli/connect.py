@@ -23,6 +23,7 @@ from portside.config import snapshot
 from portside.config.accounts import services_of
 from portside.config.addresses import Address
 from portside.config.model import Config, Server, User
+from portside.config.server_limits import ServerLimits
 
 if TYPE_CHECKING:
     from portside.health.judge import CheckResult
@@ -51,6 +52,9 @@ class Login:
     ok: bool
     status: str
     detail: str
+    max_connections: int | None = None
+    """What the server takes of all its clients together; None: a `[[user]]` did not come to ask."""
+    max_prepared_statements: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -190,7 +194,23 @@ def _outcome(attempt: _Attempt, result: CheckResult) -> Login:
             detail += f'; GRANT for "{name}"@"{address}"'
     elif not ok and attempt.server.send_proxy:
         detail += "; tried from our own address, with send_proxy clients come from theirs"
-    return _login(attempt, ok, str(result.status), detail)
+    login = _login(attempt, ok, str(result.status), detail)
+    if (told := result.readings) is None:
+        return login
+    return dataclasses.replace(
+        login,
+        max_connections=told.max_connections,
+        max_prepared_statements=told.max_prepared_statements,
+    )
+
+
+def limits_told(logins: Sequence[Login]) -> dict[str, ServerLimits]:
+    """What the servers said they take, by server."""
+    return {
+        login.server: ServerLimits(login.max_connections, login.max_prepared_statements)
+        for login in logins
+        if login.max_connections is not None
+    }
 
 
 def _login(attempt: _Attempt, ok: bool, status: str, detail: str) -> Login:

@@ -117,10 +117,6 @@ def _secret(user: User, path: Path) -> Iterator[Finding]:
 
 def doubts(config: Config) -> Iterator[Finding]:
     """What is allowed but may not be meant."""
-    for path, key in _keys(config).items():
-        if key.is_open_to_all:
-            message = "every user of this machine can read this key"
-            yield Finding(path, message, hint=f"chmod o-rwx {key}")
     for index, user in enumerate(config.users):
         if user.password_hash is None or not services_of(user, config):
             continue

@@ -13,6 +13,7 @@ import copy
 import os
 import pathlib
 import re
+import stat
 import tomllib
 from collections.abc import Collection, Iterable
 from typing import Any, Final
@@ -45,6 +46,7 @@ def load(path: str | os.PathLike[str]) -> Config:
     try:
         with file.open("rb") as stream:
             data = stream.read(_MAX_BYTES + 1)
+            mode = os.fstat(stream.fileno()).st_mode
     except OSError as error:
         raise _unreadable(str(path), f"cannot be read: {error.strerror}") from None
     if len(data) > _MAX_BYTES:
@@ -54,16 +56,24 @@ def load(path: str | os.PathLike[str]) -> Config:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise _unreadable(str(path), "is not UTF-8", line) from None
-    return loads(text, str(path), folder=file.parent)
+    is_open = bool(mode & stat.S_IROTH)
+    return loads(text, str(path), folder=file.parent, is_open_to_all=is_open)
 
 
-def loads(text: str, name: str = "<text>", *, folder: pathlib.Path | None = None) -> Config:
+def loads(
+    text: str,
+    name: str = "<text>",
+    *,
+    folder: pathlib.Path | None = None,
+    is_open_to_all: bool = False,
+) -> Config:
     """The configuration in a text.
 
     Args:
         text: TOML.
         name: what problems call the text: a file's name.
         folder: where relative files of secrets are; the working directory if None.
+        is_open_to_all: every user of this machine may read the file that the text is from.
 
     Raises:
         ConfigError: every mistake, in file order.
@@ -73,7 +83,7 @@ def loads(text: str, name: str = "<text>", *, folder: pathlib.Path | None = None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError((_syntax(str(error), name),)) from None
     source = Source(raw, positions.scan(text, name))
-    context = {"folder": folder or pathlib.Path()}
+    context = {"folder": folder or pathlib.Path(), "is_open_to_all": is_open_to_all}
     found: list[Problem] = []
     broken: set[Path] = set()
     try:
@@ -98,8 +108,13 @@ def loads(text: str, name: str = "<text>", *, folder: pathlib.Path | None = None
 
 def warnings(config: Config) -> list[Problem]:
     """What is allowed but doubtful, in file order; each says why."""
+    return in_file(config, verify.doubts(config))
+
+
+def in_file(config: Config, findings: Iterable[Finding]) -> list[Problem]:
+    """The findings with their places in the file that `config` was loaded from, in its order."""
     source = Source(config.model_dump(mode="json", by_alias=True), config.positions)
-    found = _problems(verify.doubts(config), source, ())
+    found = _problems(findings, source, ())
     return sorted(found, key=lambda problem: (problem.line, problem.column))
 
 

@@ -56,7 +56,8 @@ servers = ["db1"]
 - **Durations and sizes** are texts with a unit: `"250ms"`, `"5s"`, `"2m"`, `"1h"`, `"7d"`;
   `"64KiB"`, `"1MiB"`, `"1GiB"`. `"never"` is the word for none. Bare numbers and zero are refused.
 - **Secrets** are a text, `{ file = "/path" }` (relative: beside the configuration) or
-  `{ env = "NAME" }`; they are read when the file is, and never logged nor shown.
+  `{ env = "NAME" }`; they are read when the file is, and never logged nor shown. `check`
+  and the start warn when every user of the machine can read the file that one stands in.
 - **Inheritance**: built-in, then the global table, then the server's or service's inline table
   (`close = { to_server = "eof" }`), merged key by key; lists replace. Nothing else inherits. For a
   session, the server's own `close` keys win over the service's.

@@ -8,6 +8,7 @@ it; `reveal()` is the only way, so that a search finds every use.
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -27,13 +28,17 @@ From = Literal["inline", "file", "env"]
 class Secret:
     """A secret and where it came from; equal when both are."""
 
-    __slots__ = ("_value", "origin", "where")
+    __slots__ = ("_value", "is_open_to_all", "origin", "where")
 
-    def __init__(self, value: str, origin: From = "inline", where: str = "") -> None:
+    def __init__(
+        self, value: str, origin: From = "inline", where: str = "", *, is_open_to_all: bool = False
+    ) -> None:
         self._value = value
         self.origin: From = origin
         self.where = where
         """The file's path or the variable's name as written; "" for inline."""
+        self.is_open_to_all = is_open_to_all
+        """Every user of this machine may read the file that it stands in."""
 
     def reveal(self) -> str:
         """The secret itself."""
@@ -94,16 +99,17 @@ class Secret:
 def _read(value: object, info: ValidationInfo) -> Secret:
     if isinstance(value, Secret):
         return value
+    context = info.context or {}
     if isinstance(value, str) and value:
-        return Secret(value)
+        return Secret(value, is_open_to_all=context.get("is_open_to_all", False))
     if isinstance(value, dict) and len(value) == 1:
         ((origin, where),) = value.items()
         if isinstance(where, str) and where:
             if origin == "env":
                 return Secret(_from_env(where), "env", where)
             if origin == "file":
-                base = (info.context or {}).get("folder", Path())
-                return Secret(_from_file(base / where), "file", where)
+                text, mode = _from_file(context.get("folder", Path()) / where)
+                return Secret(text, "file", where, is_open_to_all=bool(mode & stat.S_IROTH))
     raise bad_value(_FORM)
 
 
@@ -115,9 +121,10 @@ def _from_env(name: str) -> str:
     return value
 
 
-def _from_file(path: Path) -> str:
+def _from_file(path: Path) -> tuple[str, int]:
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        found = path.stat()
+        if found.st_size > _MAX_BYTES:
             raise bad_value("a file that holds the secret alone", f"{path} is larger than 64 KiB")
         # Editors end a file with a newline that is not part of the secret.
         text = path.read_text(encoding="utf-8").rstrip("\r\n")
@@ -127,4 +134,4 @@ def _from_file(path: Path) -> str:
         raise bad_value("a UTF-8 text file", f"{path} is not UTF-8") from None
     if not text:
         raise bad_value("a file that holds the secret", f"{path} is empty")
-    return text
+    return text, found.st_mode

@@ -18,7 +18,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from portside.config import accounts, verify_tls
+from portside.config import accounts, open_files, verify_tls
 from portside.config.addresses import Address
 from portside.config.finding import Finding
 from portside.config.model import Check, Config, Server, Source
@@ -520,4 +520,5 @@ _DOUBTS: Final = (
     _kernel_ports,
     _privileged_ports,
     verify_tls.doubts,
+    open_files.doubts,
 )

@@ -55,11 +55,9 @@ def doubts(config: Config) -> Iterator[Finding]:
     if "tls" in config.model_fields_set and not is_used:
         yield Finding(("tls",), 'this has no effect: no service has mode = "pool"')
     for path, tls in _fronts(config):
-        yield from _open_key(path, tls.key)
         yield from _age((*path, "certificate"), tls.certificate)
     for index, server in enumerate(config.servers):
         here: Path = ("server", index, "tls")
-        yield from _open_key(here, server.tls.key)
         yield from _age((*here, "certificate"), server.tls.certificate)
         if server.tls.ca is not None and not server.tls.verifies:
             message = f'mode = "{server.tls.mode}" does not look at the certificate'
@@ -108,12 +106,6 @@ def _authorities(path: Path, pem: Pem) -> Iterator[Finding]:
         _core.read_certificate(pem.text)
     except ValueError as error:
         yield Finding(path, str(error), f'"{pem}"')
-
-
-def _open_key(path: Path, key: Pem | None) -> Iterator[Finding]:
-    if key is not None and key.is_open_to_all:
-        message = "every user of this machine can read this key"
-        yield Finding((*path, "key"), message, f'"{key}"', hint=f"chmod o-rwx {key}")
 
 
 def _age(path: Path, certificate: Pem | None) -> Iterator[Finding]:

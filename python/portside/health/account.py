@@ -13,7 +13,7 @@ from typing import Final
 
 from portside import _core
 
-from .judge import Status
+from .judge import Readings, Status
 from .login import Answer
 
 STATUSES: Final = {
@@ -26,7 +26,7 @@ STATUSES: Final = {
 
 
 def log_in(sock: socket.socket, account: str, limit_s: float) -> Answer:
-    """Logs in, chooses the account's schema, says QUIT; closes ``sock``.
+    """Logs in, chooses the account's schema, asks for the limits, says QUIT; closes ``sock``.
 
     Args:
         sock: a duplicate of a connected, non-blocking socket.
@@ -39,4 +39,8 @@ def log_in(sock: socket.socket, account: str, limit_s: float) -> Answer:
         except _core.EngineError as error:
             return Answer(Status.SOCKERR, f"{error.args[0]}; not the database")
     detail = said["text"] or said["tls"] or ""
-    return Answer(STATUSES[said["outcome"]], detail, definitive=True)
+    told = Readings(
+        max_connections=said["max_connections"],
+        max_prepared_statements=said["max_prepared_statements"],
+    )
+    return Answer(STATUSES[said["outcome"]], detail, definitive=True, readings=told)

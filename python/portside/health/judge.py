@@ -99,6 +99,8 @@ class Readings:
         replicating: every such channel runs. None when there is none or it is not known.
         lag_s: the worst channel's delay in seconds. None is not zero.
         note: why something is not known, with the cure (a missing GRANT).
+        max_connections: what the server takes of all its clients; a trial of an account asks.
+        max_prepared_statements: the same of prepared statements.
     """
 
     read_only: bool | None = None
@@ -106,6 +108,8 @@ class Readings:
     replicating: bool | None = None
     lag_s: float | None = None
     note: str = ""
+    max_connections: int | None = None
+    max_prepared_statements: int | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
 
 mod failing;
 mod first_look;
+mod limits;
 mod preparing;
 
 use std::collections::VecDeque;
@@ -20,6 +21,7 @@ use portside_proto::statement::{Prepared, Renumber};
 use self::failing::failure;
 pub use self::failing::Failure;
 use self::first_look::FIRST_LOOK;
+pub use self::limits::{AskedLimits, Limits};
 use self::preparing::Preparing;
 pub(super) use self::preparing::NEED_REPREPARE;
 use super::statements::OnServer;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use portside_core::pool::{Conn, Event, Failure, Transport, Want};
+use portside_core::pool::{AskedLimits, Conn, Event, Failure, Limits, Transport, Want};
 use portside_proto::quit;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,9 @@ struct TrialReport {
     text: String,
     /// Version of TLS, where there was any.
     tls: Option<&'static str>,
+    /// What the server takes of all its clients together, where it told.
+    max_connections: Option<u64>,
+    max_prepared_statements: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
@@ -60,8 +63,8 @@ enum Outcome {
 
 type Refusal = (Outcome, String);
 
-/// Logs in on a duplicate of a connected socket that does not block, chooses the account's schema, and says QUIT. The
-/// answer is JSON (`TrialReport`). At most `limit` long.
+/// Logs in on a duplicate of a connected socket that does not block, chooses the account's schema, asks for the
+/// server's limits, and says QUIT. The answer is JSON (`TrialReport`). At most `limit` long.
 pub fn try_login(fd: RawFd, spec: &str, limit: Duration) -> Result<String, EngineError> {
     let spec: TrialSpec = serde_json::from_str(spec).map_err(|e| {
         // Its text may quote a password.
@@ -86,6 +89,8 @@ pub fn try_login(fd: RawFd, spec: &str, limit: Duration) -> Result<String, Engin
         tls: tls.as_deref(),
         peer,
         until: Instant::now() + limit,
+        asked: None,
+        limits: Limits::default(),
     };
     let said = trial.run(spec.user.schema.as_deref());
     let (outcome, text) = said.err().unwrap_or((Outcome::Good, String::new()));
@@ -93,6 +98,8 @@ pub fn try_login(fd: RawFd, spec: &str, limit: Duration) -> Result<String, Engin
         outcome,
         text,
         tls: trial.socket.tls_agreed().map(|agreed| agreed.0),
+        max_connections: trial.limits.connections,
+        max_prepared_statements: trial.limits.prepared,
     };
     serde_json::to_string(&report).map_err(|e| EngineError::snapshot(e.to_string()))
 }
@@ -110,6 +117,9 @@ struct Trial<'a> {
     tls: Option<&'a Behind>,
     peer: Option<IpAddr>,
     until: Instant,
+    /// The login is over, and its question under way.
+    asked: Option<AskedLimits>,
+    limits: Limits,
 }
 
 impl Trial<'_> {
@@ -130,6 +140,10 @@ impl Trial<'_> {
             self.socket.push(&steps).map_err(lost)?;
             self.until_ready(&mut poll)?;
         }
+        let (question, asked) = self.conn.ask_limits();
+        self.asked = Some(asked);
+        self.socket.push(&question).map_err(lost)?;
+        self.until_ready(&mut poll)?;
         self.socket.push(quit::bytes(false)).map_err(lost)
     }
 
@@ -188,6 +202,11 @@ impl Trial<'_> {
 
     /// True: ready.
     fn feed(&mut self, mut bytes: &[u8]) -> Result<bool, Refusal> {
+        if let Some(asked) = &mut self.asked {
+            let told = asked.feed(&mut bytes);
+            self.limits = told.unwrap_or_default();
+            return Ok(told.is_some());
+        }
         loop {
             match self.conn.feed(&mut bytes) {
                 Event::Wait => return Ok(false),

@@ -101,3 +101,40 @@ fn mysql_keeps_diagnostics_over_commands_that_run_no_statement() {
     session.replied(&outcome, &mut conn, 1);
     assert_eq!(session.pin(), Some(Pin::Warnings));
 }
+
+#[test]
+fn limits_are_what_a_server_tells() {
+    let none = Limits::default();
+    let both = Limits {
+        connections: Some(151),
+        prepared: Some(16382),
+    };
+    let unknown = err(1, 1193, *b"HY000", "Unknown system variable");
+    for (answer, limits) in [
+        (row(&["151", "16382"]), both),
+        (
+            row(&["151", "many"]),
+            Limits {
+                prepared: None,
+                ..both
+            },
+        ),
+        (
+            row(&["151"]),
+            Limits {
+                prepared: None,
+                ..both
+            },
+        ),
+        (unknown, none),
+        (vec![0, 0, 0, 1], none),
+    ] {
+        for cut in 0..answer.len() {
+            let (question, mut asked) = ready(&LOOK).ask_limits();
+            assert!(question.ends_with(b"SELECT @@max_connections, @@max_prepared_stmt_count"));
+            let (mut first, mut rest) = answer.split_at(cut);
+            let told = asked.feed(&mut first).or_else(|| asked.feed(&mut rest));
+            assert_eq!(told, Some(limits), "{cut} of {answer:?}");
+        }
+    }
+}
