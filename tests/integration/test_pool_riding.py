@@ -1,4 +1,4 @@
-"""Reads go out in one write with the steps that prepare their connection; all else waits for these."""
+"""Reads go out in one write with the steps that prepare their connection; all else waits."""
 
 from __future__ import annotations
 
