@@ -318,6 +318,7 @@ impl Session {
             rather: self.last.filter(|_| hides),
             needs: self.statements.needs(),
             home: self.statements.home(),
+            only_reads: pending.is_some() || self.only_reads(),
         }
     }
 
@@ -439,7 +440,7 @@ impl Session {
             self.statements.start();
             return (whole, step);
         }
-        let Some(conn) = conn else {
+        let Some(conn) = conn.filter(|conn| !self.outgrows(conn)) else {
             return (0, Step::Attach);
         };
         self.run(input, argument, is_whole, conn, shape)

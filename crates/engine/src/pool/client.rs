@@ -454,7 +454,8 @@ impl Worker {
         pooled.error = None;
         // One that is still being opened will be anybody's.
         pooled.is_opening = false;
-        back.is_guess = false;
+        back.conn.lent_to(front.class());
+        back.is_guess &= back.conn.translates();
         back.ahead = back.conn.prepare(&front.want());
         back.state = State::Lent;
         back.used_at = self.now;

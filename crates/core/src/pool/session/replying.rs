@@ -100,4 +100,16 @@ impl Session {
             }
         }
     }
+
+    /// The command at hand is answered with one result, and binds the session to no more than its warnings.
+    pub(super) fn only_reads(&self) -> bool {
+        let verdict = self.verdict.as_ref();
+        verdict.is_some_and(|verdict| verdict.is_read && !verdict.asks.insert_id)
+    }
+
+    /// Whether the connection that it keeps only for what a statement may ask is no more for the command at hand: its
+    /// reply cannot be translated.
+    pub fn outgrows(&self, conn: &Conn) -> bool {
+        conn.translates() && !self.pins.leave_a_trace() && !self.only_reads()
+    }
 }
