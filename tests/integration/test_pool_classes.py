@@ -91,6 +91,7 @@ OTHERS: tuple[Step, ...] = (
     OfStatement(0, 28, 9),
     OfStatement(0, 25),
     Prepare(1, b"CALL o(?)"),
+    Execute(1, (Parameter(3, bytes(4)),)),
     Command(2, b"kinds"),
     Query(b"SELECT DATABASE()"),
 )

@@ -261,7 +261,7 @@ class TwoKinds(Pair):
         return masked(reply)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(180 + 60 * MINUTES)
 @pytest.mark.parametrize("product", ["mariadb", pytest.param("mysql9", marks=pytest.mark.mysql9)])
 def test_a_client_cannot_tell_that_another_kind_shares_its_connections(
     product: str,

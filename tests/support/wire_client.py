@@ -41,6 +41,7 @@ FLAGS = {
 LOGIN = 0x1 | 0x200 | 0x8000 | 0x80000
 CONNECT_WITH_DB = 0x8
 MORE_RESULTS = 0x8
+OUT_PARAMETERS = 0x1000
 # Transaction, autocommit, how strings are read: not about one statement.
 LASTING = 0x1 | 0x2 | 0x200 | 0x2000 | 0x8000
 
@@ -247,6 +248,10 @@ class WireClient:
             # MySQL may fail to open a cursor; else its rows are fetched.
             if end[0] == 0xFF or eof_status(end) & 0x40:
                 return False
+            if eof_status(end) & OUT_PARAMETERS:
+                # An OK follows, of which MySQL's EOF behind them says nothing.
+                self._rows(seen)
+                return True
         return self._rows(seen) & MORE_RESULTS != 0
 
     def _rows(self, seen: list[Packet]) -> int:

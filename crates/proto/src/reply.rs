@@ -159,6 +159,8 @@ pub struct Reply {
     columns: u64,
     /// The server leaves out the definitions, but not the EOFs behind them.
     is_bare: bool,
+    /// The result set is OUT parameters: an OK follows, of which MySQL's EOF behind the row says nothing.
+    has_out_parameters: bool,
     outcome: Outcome,
     /// Ends of definitions that no packet has told of.
     silent_ends: u8,
@@ -191,6 +193,7 @@ impl Reply {
             },
             columns: 0,
             is_bare: false,
+            has_out_parameters: false,
             outcome: Outcome {
                 error: None,
                 status: None,
@@ -507,6 +510,7 @@ impl Reply {
             self.outcome.warnings += self.eof_warnings();
             return self.result_over(flags);
         }
+        self.has_out_parameters = flags & status::PS_OUT_PARAMS != 0;
         self.part = Part::Rows;
         false
     }
@@ -520,7 +524,8 @@ impl Reply {
     fn result_over(&mut self, flags: u16) -> bool {
         self.outcome.status = Some(flags);
         self.part = Part::First;
-        flags & status::MORE_RESULTS_EXISTS == 0
+        let is_last = !std::mem::take(&mut self.has_out_parameters);
+        is_last && flags & status::MORE_RESULTS_EXISTS == 0
     }
 
     fn eof_flags(&self) -> Result<u16, Error> {
