@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from portside.control.instance import Instance
 
 _MANY = 1_000_000
-# Of pool mode's greetings: docs/pooling.md, KILL.
-_FIRST_CONNECTION_ID = 1 << 30
+# Of pool mode's greetings: docs/pooling.md, KILL. Source: crates/engine/src/pool/welcome.rs.
+_CONNECTION_IDS = range(1 << 30, 1 << 31)
 MAX_WEIGHT = 256  # as in the file, config.model.Member
 MAX_SESSION = 2**63 - 1
 """The engine's numbers of sessions have 64 bits; none lives long enough for the last one."""
@@ -168,7 +168,7 @@ async def kill(instance: Instance, number: int) -> str:
     if not 0 <= number <= MAX_SESSION:
         raise Refusal("there is no session with such a number.", status=404)
     session, hint = number, "See portside show sessions."
-    if number >= _FIRST_CONNECTION_ID:
+    if number in _CONNECTION_IDS:
         session = await _session_meant(instance, number)
         hint = "Nor is it a CONNECTION_ID of now: portside show sessions has both."
     if not await asyncio.to_thread(instance.plane.close_sessions, session=session):
@@ -180,7 +180,7 @@ async def kill(instance: Instance, number: int) -> str:
 
 
 async def _session_meant(instance: Instance, number: int) -> int:
-    """After a thousand million sessions their numbers are in the range of CONNECTION_IDs."""
+    """Whose it is: a worker's thousand-millionth session has a number in the same range."""
     views = await instance.sessions(_MANY)
     found = next((view.id for view in views if view.connection_id == number), number)
     if found != number and any(view.id == number for view in views):
