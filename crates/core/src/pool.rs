@@ -194,6 +194,13 @@ pub struct Want<'a> {
     pub home: Option<Home>,
 }
 
+impl Want<'_> {
+    /// Whether more than schema and settings is wanted.
+    fn is_more(&self) -> bool {
+        self.no_diagnostics || self.needs.iter().next().is_some()
+    }
+}
+
 /// What came of a KILL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Killed {

@@ -103,6 +103,9 @@ pub struct Verdict {
     pub pins: Pins,
     /// What it needs of earlier statements.
     pub asks: Asks,
+    /// A SELECT that changes nothing and locks nothing, whatever schema and settings it finds: to be thrown away is
+    /// all that can become of its answer.
+    pub is_read: bool,
     /// It reads or writes a table for certain: MariaDB keeps earlier warnings through all others.
     pub has_table: bool,
     /// If it fails, it may have made an insert id all the same.
@@ -163,6 +166,7 @@ pub fn classify(text: &[u8], is_mariadb: bool) -> Verdict {
         kind: Kind::Plain,
         pins: scan.pins,
         asks: scan.asks,
+        is_read: scan.is_read && scan.statements == 1 && scan.pins.is_empty(),
         has_table: scan.has_table,
         may_fail_halfway: scan.may_fail_halfway(),
         adds_diagnostics: false,
@@ -175,6 +179,7 @@ pub fn classify(text: &[u8], is_mariadb: bool) -> Verdict {
     };
     if lexer.is_doubtful() {
         verdict.pins.add(Pin::Statement);
+        verdict.is_read = false;
         verdict.asks = verdict.asks.and(Asks::HIDDEN);
     } else if scan.statements == 1 {
         special(text, &mut verdict);

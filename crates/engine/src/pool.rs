@@ -431,6 +431,8 @@ pub(crate) struct Back {
     owes_reply: bool,
     /// What it is told last, after a login that we have given up.
     farewell: Vec<u8>,
+    /// Steps that wait for the command of their session, to go out in one write with it.
+    ahead: Vec<u8>,
     drained: u64,
     opened_at: u64,
     used_at: u64,
@@ -468,6 +470,12 @@ impl Back {
         if !bytes.is_empty() && self.socket.push(bytes).is_err() {
             self.socket.readable = true;
         }
+    }
+
+    /// The steps go out alone.
+    fn say_ahead(&mut self) {
+        let steps = std::mem::take(&mut self.ahead);
+        self.say(&steps);
     }
 
     /// Statements that were prepared anew on it.

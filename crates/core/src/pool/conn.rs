@@ -59,7 +59,10 @@ pub enum Event {
 enum Phase {
     Login(Box<ClientLogin>),
     FirstLook(OneRow),
-    Steps,
+    Steps {
+        /// A client's command was sent behind them.
+        has_rider: bool,
+    },
     Ready,
     /// A client's command runs.
     Busy,
@@ -220,9 +223,14 @@ impl Conn {
         matches!(self.phase, Phase::Ready)
     }
 
-    /// Whether a client's reply is under way.
+    /// Whether a client's reply is under way, perhaps behind those to our own steps.
     pub fn is_busy(&self) -> bool {
-        matches!(self.phase, Phase::Busy)
+        matches!(self.phase, Phase::Busy | Phase::Steps { has_rider: true })
+    }
+
+    /// Whether the next bytes are for [`Self::feed`].
+    pub fn is_preparing(&self) -> bool {
+        !matches!(self.phase, Phase::Busy | Phase::Ready)
     }
 
     /// Whether not a byte of the running reply has come.
@@ -230,12 +238,16 @@ impl Conn {
         self.reply.is_untouched()
     }
 
-    /// Takes the server's bytes while they are ours. Call again until [`Event::Wait`].
+    /// Takes the server's bytes while they are ours. Call again until [`Event::Wait`]. Behind the steps what is left
+    /// of them may belong to a reply ([`Self::is_busy`]); of a command whose steps failed it is for nobody.
     pub fn feed(&mut self, bytes: &mut &[u8]) -> Event {
         let event = match &mut self.phase {
             Phase::Login(_) => self.log_in(bytes),
             Phase::FirstLook(_) => self.look(bytes),
-            Phase::Steps => self.step(bytes),
+            Phase::Steps { has_rider } => {
+                let has_rider = *has_rider;
+                self.step(bytes, has_rider)
+            }
             // A server says nothing unasked but good-bye (an ERR before it closes).
             Phase::Ready if !bytes.is_empty() => {
                 Event::Failed(Failure::Broken("bytes that nobody asked for".to_owned()))
@@ -318,7 +330,7 @@ impl Conn {
     /// Makes it what a session wants. Empty: it is so already; else write the bytes and feed until `Ready`.
     ///
     /// The steps are sent together and checked one by one; the session's command must wait for them, since
-    /// a server would run it also after a failed step.
+    /// a server would run it also after a failed step, unless it is a read ([`super::Session::may_ride`]).
     pub fn prepare(&mut self, want: &Want<'_>) -> Vec<u8> {
         debug_assert!(self.is_ready());
         let mut bytes = Vec::new();
@@ -428,11 +440,11 @@ impl Conn {
         if !self.steps.is_empty() {
             // ROW_COUNT() and FOUND_ROWS() are no session's any more.
             self.uses += 1;
-            self.phase = Phase::Steps;
+            self.phase = Phase::Steps { has_rider: false };
         }
     }
 
-    fn step(&mut self, bytes: &mut &[u8]) -> Event {
+    fn step(&mut self, bytes: &mut &[u8], has_rider: bool) -> Event {
         while let Some(did) = self.steps.front() {
             if matches!(did, Did::Statement(_)) {
                 match self.prepared(bytes) {
@@ -452,7 +464,7 @@ impl Conn {
                 Err(e) => return broken(&e.to_string()),
             }
         }
-        self.phase = Phase::Ready;
+        self.phase = if has_rider { Phase::Busy } else { Phase::Ready };
         match self.failed.take() {
             None => Event::Ready,
             Some(error) => Event::Failed(Failure::Step(error)),
@@ -482,14 +494,19 @@ impl Conn {
         }
     }
 
-    /// A client's command is on its way.
+    /// A client's command is on its way, perhaps behind steps.
     pub fn begin(&mut self, shape: Shape) {
-        debug_assert!(self.is_ready());
+        let has_rider = matches!(self.phase, Phase::Steps { has_rider: false });
+        debug_assert!(self.is_ready() || has_rider);
         self.uses += 1;
         self.renumber = None;
         if shape != Shape::Nothing {
             self.reply = Reply::new(shape, self.capabilities);
-            self.phase = Phase::Busy;
+            self.phase = if has_rider {
+                Phase::Steps { has_rider }
+            } else {
+                Phase::Busy
+            };
         }
     }
 

@@ -321,6 +321,13 @@ impl Session {
         }
     }
 
+    /// Whether the command at hand may be sent behind the steps that prepare this connection, before it is known
+    /// whether they succeed: a server runs it all the same, so only a read may.
+    pub fn may_ride(&self, conn: &Conn) -> bool {
+        let is_read = self.verdict.as_ref().is_some_and(|verdict| verdict.is_read);
+        is_read && self.phase == Phase::Command && conn.is_readable() && !self.want().is_more()
+    }
+
     /// The command at hand runs statements that cannot be read: what do they ask for?
     fn runs_hidden(&self) -> bool {
         let hiding = [

@@ -15,6 +15,7 @@ use crate::reason::{Cause, Pin};
 
 mod life;
 mod own;
+mod riding;
 mod settings;
 mod tls;
 

@@ -12,6 +12,8 @@ pub(super) struct Scan {
     pub(super) statements: usize,
     /// A table is read or written for certain.
     pub(super) has_table: bool,
+    /// The last statement is a SELECT that neither locks nor writes a file.
+    pub(super) is_read: bool,
     /// A LOAD is among them.
     pub(super) loads: bool,
     /// SET, USE or KILL is among several statements.
@@ -210,9 +212,11 @@ impl Scan {
                 self.analyzes = true;
                 First::Expressions
             }
-            b"SELECT" | b"DO" | b"VALUES" | b"EXPLAIN" | b"DESCRIBE" | b"DESC" => {
+            b"SELECT" => {
+                self.is_read = true;
                 First::Expressions
             }
+            b"DO" | b"VALUES" | b"EXPLAIN" | b"DESCRIBE" | b"DESC" => First::Expressions,
             b"COMMIT" | b"ROLLBACK" => First::End,
             b"SAVEPOINT" | b"RELEASE" | b"TRUNCATE" | b"CHECK" | b"OPTIMIZE" | b"CHECKSUM"
             | b"REPAIR" => First::Definitions,
@@ -259,6 +263,7 @@ impl Scan {
     fn word(&mut self, word: &[u8]) {
         self.function(word);
         match word {
+            b"INTO" | b"FOR" | b"LOCK" => self.is_read = false,
             b"SQL_CALC_FOUND_ROWS" => self.pins.add(Pin::FoundRows),
             b"TEMPORARY" => self.pins.add(Pin::TemporaryTable),
             // Sequences of MariaDB remember per connection what they gave last.

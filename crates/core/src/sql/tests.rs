@@ -323,6 +323,36 @@ fn whether_the_own_id_is_asked_for() {
 }
 
 #[test]
+fn only_reads_may_run_under_settings_that_are_in_doubt() {
+    let is_read = |text: &str| classify(text.as_bytes(), true).is_read;
+    for text in [
+        "SELECT 1",
+        "(select a from t) union (select 2)",
+        "SELECT a FROM t WHERE b = 'INTO' LIMIT 1;",
+    ] {
+        assert!(is_read(text), "{text}");
+    }
+    for text in [
+        "SELECT a FROM t FOR UPDATE",
+        "SELECT a FROM t LOCK IN SHARE MODE",
+        "SELECT a INTO OUTFILE '/tmp/a' FROM t",
+        "SELECT f(1)",
+        "SELECT NEXTVAL(s)",
+        "SELECT GET_LOCK('a', 1)",
+        "SELECT @a := 1",
+        "SELECT SQL_CALC_FOUND_ROWS a FROM t",
+        "SELECT 1; SELECT 2",
+        "INSERT INTO t SELECT 1",
+        "WITH c AS (SELECT 1) DELETE FROM t",
+        "SELECT 1 /*!50000 INTO OUTFILE '/tmp/a' */",
+        "DO 1",
+        "SHOW TABLES",
+    ] {
+        assert!(!is_read(text), "{text}");
+    }
+}
+
+#[test]
 fn what_a_failure_or_a_warning_may_leave() {
     let halfway = |text: &str| classify(text.as_bytes(), true).may_fail_halfway;
     assert!(halfway("INSERT INTO t (a) VALUES (1), (2)"));

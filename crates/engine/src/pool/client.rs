@@ -172,6 +172,13 @@ impl Worker {
         if pooled.waits_since.is_some() && pooled.waiting.is_some() {
             return self.still_waiting(index, session, pooled, input);
         }
+        if pooled.back.as_ref().is_some_and(|b| !b.ahead.is_empty()) {
+            let next = self.client_step(index, session, pooled, input);
+            if let Some(back) = pooled.back.as_mut() {
+                back.say_ahead();
+            }
+            return next;
+        }
         if pooled
             .back
             .as_ref()
@@ -448,10 +455,12 @@ impl Worker {
         // One that is still being opened will be anybody's.
         pooled.is_opening = false;
         back.is_guess = false;
-        let bytes = back.conn.prepare(&front.want());
+        back.ahead = back.conn.prepare(&front.want());
         back.state = State::Lent;
         back.used_at = self.now;
-        back.say(&bytes);
+        if !front.may_ride(&back.conn) {
+            back.say_ahead();
+        }
         back.busy = back.server().map(Busy::new);
         if let Some(server) = back.server() {
             session.last = Some(crate::session::Last {

@@ -359,6 +359,7 @@ impl Worker {
             return self.abandon(back);
         }
         // Steps of a preparation are under way: it goes on without the session.
+        back.say_ahead();
         back.conn.left(front.take_traces());
         back.state = State::OnItsOwn;
         back.armed = None;
@@ -367,12 +368,13 @@ impl Worker {
         self.put_back_down(back);
     }
 
-    /// A step of the preparation failed; the connection itself is good.
+    /// A step of the preparation failed; the connection itself is good, unless a command is behind the step: its reply is
+    /// for nobody.
     pub(super) fn give_up_back(&mut self, pooled: &mut Pooled) {
         if pooled.front.as_ref().is_some_and(Front::is_pinned) {
             return;
         }
-        self.release(pooled);
+        self.part(pooled);
     }
 }
 

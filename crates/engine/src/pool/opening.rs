@@ -254,6 +254,7 @@ impl Back {
             reset_was_lost: false,
             owes_reply: false,
             farewell: Vec::new(),
+            ahead: Vec::new(),
             drained: 0,
             opened_at: now,
             used_at: now,

@@ -53,10 +53,10 @@ impl Worker {
             };
             session.moved_at = self.now;
             moved += bytes.len();
-            let next = if back.conn.is_busy() {
-                self.reply_bytes(index, session, pooled, bytes)
-            } else {
+            let next = if back.conn.is_preparing() {
                 self.preparing_bytes(index, session, pooled, bytes, input)
+            } else {
+                self.reply_bytes(index, session, pooled, bytes)
             };
             if let Some(next) = next {
                 return next;
@@ -151,18 +151,26 @@ impl Worker {
         }
     }
 
-    /// Replies to our own steps. None: more are to come.
+    /// Replies to our own steps, and what stands behind them. None: more are to come.
     pub(super) fn preparing_bytes(
         &mut self,
         index: usize,
         session: &mut Session,
         pooled: &mut Pooled,
-        mut bytes: &[u8],
+        bytes: &mut [u8],
         input: &[u8],
     ) -> Option<Next> {
         let back = pooled.back.as_mut()?;
-        match back.conn.feed(&mut bytes) {
+        let mut rest = &*bytes;
+        match back.conn.feed(&mut rest) {
             Event::Wait => None,
+            Event::Ready if back.conn.is_busy() => match rest.len() {
+                0 => None,
+                left => {
+                    let at = bytes.len() - left;
+                    self.reply_bytes(index, session, pooled, &mut bytes[at..])
+                }
+            },
             Event::Ready => {
                 back.count_reprepares();
                 Some(Next::Took(0))
@@ -228,6 +236,13 @@ impl Worker {
         };
         back.used_at = self.now;
         session.moved_at = self.now;
+        let mut together = std::mem::take(&mut back.ahead);
+        let bytes = if together.is_empty() {
+            bytes
+        } else {
+            together.extend_from_slice(bytes);
+            &together
+        };
         if back.socket.push(bytes).is_err() {
             // What it still had to say is in its receive queue: read on, the error comes there.
             back.socket.tail.clear();
@@ -266,6 +281,8 @@ impl Worker {
         let Some(front) = pooled.front.as_mut() else {
             return Next::Over(Cause::Internal);
         };
+        // It went out behind the step that failed.
+        let is_sent = front.is_running();
         let (bytes, is_over) = front.not_attached(number, state, text);
         if is_over {
             let cause = match number {
@@ -275,7 +292,12 @@ impl Worker {
             };
             return self.last_words(session, &bytes, cause);
         }
-        match Front::drop_command(input) {
+        let length = if is_sent {
+            Some(0)
+        } else {
+            Front::drop_command(input)
+        };
+        match length {
             Some(length) => match self.say(index, session, &bytes) {
                 Next::Took(_) => Next::Took(length),
                 other => other,

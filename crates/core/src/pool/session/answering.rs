@@ -202,11 +202,14 @@ impl Session {
         )
     }
 
-    /// No connection could be had, or a step to prepare it failed: what the client is told. True: the session
-    /// is over.
+    /// No connection could be had, or a step to prepare it failed, perhaps with the command behind it: what the client
+    /// is told. True: the session is over.
     pub fn not_attached(&mut self, number: u16, state: [u8; 5], text: &str) -> (Vec<u8>, bool) {
         self.verdict = None;
         self.statements.start();
+        if self.phase == Phase::Reply {
+            self.phase = Phase::Command;
+        }
         match self.pending.as_ref() {
             Some(pending) => (err(pending.sequence, number, state, text), true),
             None => (err(1, number, state, text), false),

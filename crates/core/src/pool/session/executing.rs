@@ -134,6 +134,8 @@ impl Session {
                     own_id: std::mem::take(&mut verdict.own_id),
                     ..Verdict::default()
                 };
+                // An execution needs the statement on its connection first.
+                verdict.is_read = false;
                 self.statements.text = verdict;
                 preparation
             }
