@@ -99,10 +99,11 @@ fn write_line(out: &mut Vec<u8>, format: LogFormat, session: &Session, now: u64)
         "destination",
         last.map_or("", |l| l.server.destinations[l.destination].text.as_str()),
     );
-    write_times(&mut line, session.times, now);
+    let pooled = session.pooled.as_ref();
+    let waited = pooled.map_or(0, |p| p.waited_ms(now));
+    write_times(&mut line, session.times, waited, now);
     line.number("to_server_bytes", session.to_server_bytes);
     line.number("to_client_bytes", session.to_client_bytes);
-    let pooled = session.pooled.as_ref();
     line.number(
         "commands",
         pooled.map_or_else(|| relay.commands(), |p| p.commands()),
@@ -120,7 +121,7 @@ fn write_line(out: &mut Vec<u8>, format: LogFormat, session: &Session, now: u64)
     line.end();
 }
 
-fn write_times(line: &mut Line<'_>, times: Times, now: u64) {
+fn write_times(line: &mut Line<'_>, times: Times, waited: u64, now: u64) {
     let total = now - times.accepted;
     let queued = if times.assigned > 0 {
         times.assigned - times.accepted
@@ -132,7 +133,7 @@ fn write_times(line: &mut Line<'_>, times: Times, now: u64) {
     } else {
         0
     };
-    line.number("queue_ms", queued);
+    line.number("queue_ms", queued + waited);
     line.number("connect_ms", connect);
     line.number("total_ms", total);
 }
