@@ -244,7 +244,7 @@ class Balancer:
         return self._ask(lambda h: verbs.switch(h.instance, service, server))
 
     def kill(self, session: int) -> str:
-        """Cuts one session, by its id in ``sessions()``."""
+        """Cuts one session, by its ``id`` or ``connection_id`` in ``sessions()``."""
         return self._ask(lambda h: verbs.kill(h.instance, session))
 
     def reload(self, config: Source | None = None, *, dry_run: bool = False) -> ReloadView:

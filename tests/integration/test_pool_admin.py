@@ -45,9 +45,13 @@ def test_from_the_process_list_to_the_client_and_back(trio: Trio, run_portside: 
     free.connection.close()
     wait_until(portside.lines)
     assert portside.lines()[0]["connection_id"] == idle["connection_id"]
-    wrong = portside.cli("kill", str(row["connection_id"]))
-    assert wrong.returncode == 1 and f"portside kill {row['id']}" in wrong.stderr
-    assert portside.cli("kill", str(row["id"])).returncode == 0
+    said = portside.cli("kill", str(row["connection_id"]))
+    name = f"session {row['id']}, whose client has the CONNECTION_ID {row['connection_id']},"
+    assert said.stdout == f"{name} is being closed.\n"
+    wait_until(lambda: len(portside.lines()) == 2)
+    assert portside.lines()[1]["end"] == "killed/command"
+    again = portside.cli("kill", str(row["connection_id"]))
+    assert again.returncode == 1 and "Nor is it a CONNECTION_ID of now" in again.stderr
 
 
 def test_drain_and_maint_say_what_is_there(trio: Trio, run_portside: Run) -> None:

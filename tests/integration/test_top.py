@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -32,6 +33,7 @@ from portside.top.feed import look
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
 
+from tests.integration.test_pool import Client, config
 from tests.support.instance import Instance
 from tests.support.lab import Load, Sink
 from tests.support.raw_client import RawClient
@@ -151,6 +153,33 @@ def play(
 
 def read_address(one: Instance) -> str:
     return str(one.service("read")["listen"][0])
+
+
+def test_a_pool_at_80x24(trio, run_portside):
+    text = config(trio.primary, trio.replica1, pool="max = 20")
+    one = run_portside(text)
+    pinned, _free = Client(one), Client(one)
+    pinned.ask("SET @a = 1")
+
+    async def scene(screen: Screen) -> None:
+        await screen.press("2")
+        await screen.until(lambda: re.search(r" POOL .*\n(?:.*\n)?.* 1/[12]/20 ", screen.text))
+        await screen.press("4")
+        own = str(pinned.connection.thread_id())
+        await screen.until(lambda: "user-variable" in screen.text)
+        await screen.choose("user-variable")
+        await screen.until(lambda: f"CONNECTION_ID {own}, on the server " in screen.said("detail"))
+        assert "PINNED" in screen.text and all(len(line) <= 80 for line in screen.lines)
+        # A reload may take the pools away, and with them columns that a view is sorted by.
+        await screen.press(*"s" * 12)
+        assert screen.said("said") == "Sorted by SOURCE."
+        one.write(text.replace('mode = "pool"', 'mode = "relay"'))
+        one.reload()
+        await screen.until(lambda: "PINNED" not in screen.text)
+        await screen.press("S")
+        await screen.until(lambda: "as the instance tells it" in screen.said("said"))
+
+    play(one, scene)
 
 
 def test_every_view_fits_80x24_and_shows_what_runs(one):

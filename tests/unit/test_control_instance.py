@@ -173,9 +173,31 @@ def test_wrong_names_get_the_nearest():
             await verbs.kill(instance, 9)
         with pytest.raises(Refusal) as client:
             await verbs.kill(instance, 1 << 30)
-        assert "As a CONNECTION_ID it is no session's of now" in client.value.hint
+        assert client.value.hint.startswith("Nor is it a CONNECTION_ID of now: portside show ")
         with pytest.raises(Refusal, match=r"service read has no backup"):
             await verbs.switch(instance, "read", "db2")
+
+    play(scene)
+
+
+def test_kill_takes_both_ids():
+    async def scene(stage: Stage) -> None:
+        instance, both = stage.host.instance, (1 << 30) + 5
+        relayed, pooled = session(both, "read", "db1"), session(7, "read", "db1")
+        pooled["connection_id"] = both + 1
+        stage.engine.running += [relayed, pooled]
+        text = await verbs.kill(instance, both + 1)
+        assert text == f"session 7, whose client has the CONNECTION_ID {both + 1}, is being closed."
+        assert stage.engine.closed[-1]["session"] == 7
+        assert await verbs.kill(instance, both) == f"session {both} is being closed."
+        pooled["connection_id"] = both
+        with pytest.raises(Refusal) as unclear:
+            await verbs.kill(instance, both)
+        assert unclear.value.status == 409
+        assert str(unclear.value) == (
+            f"session {both} is one, and the client of session 7 has this CONNECTION_ID."
+            " For the latter: portside kill 7; for the former its own CONNECTION_ID."
+        )
 
     play(scene)
 

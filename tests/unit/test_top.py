@@ -362,6 +362,46 @@ def test_lost_resets_are_told():
     assert "resets get lost" in board.lines[0].detail
 
 
+def test_pools_have_columns_of_their_own():
+    status = {
+        "services": [{**STATUS["services"][0], "mode": "pool"}],  # type: ignore[index]
+        "servers": [
+            {**STATUS["servers"][0], "pool_busy": busy, "pool_open": 40, "pool_max": most}  # type: ignore[index]
+            for busy, most in ((12, 100), (40, 40), (0, None))
+        ],
+    }
+    made = frame(**status)
+    board = boards.servers(made, NO_RATES)
+    at = [column.head for column in board.columns].index("POOL")
+    assert [line.fields[at] for line in board.lines] == [
+        Field("12/40/100", by=12),
+        Field("40/40/40", "yellow", by=40),
+        Field(""),
+    ]
+    assert at in order.fit(board, 79), "in an 80x24 terminal"
+    pooled = {
+        **SESSION,
+        "connection_id": 1073741831,
+        "server_connection_id": 4711,
+        "user": "app",
+        "pinned": "user-variable",
+        "tls": "TLSv1.3",
+        "program": "mysql",
+    }
+    both = [pooled, {**SESSION, "id": 8}]
+    board = boards.sessions(Frame(0.0, made.status, sessions=both), NO_RATES)
+    assert texts(board, 0)["CONNECTION_ID"] == "1073741831"
+    assert texts(board, 0)["PINNED"] == "user-variable"
+    assert board.lines[0].detail.splitlines()[1] == (
+        "CONNECTION_ID 1073741831, on the server 4711, user app, pinned: user-variable, TLSv1.3,"
+        " mysql"
+    )
+    assert "CONNECTION_ID" not in texts(board, 1)
+    assert len(board.lines[1].detail.splitlines()) == 1
+    found = order.arrange(board, Order(words="4711"))
+    assert [line.session for line in found] == [7], "found by any of its ids"
+
+
 def test_sessions_and_events():
     board = boards.sessions(frame(), NO_RATES)
     assert texts(board, 0)["AGE"] == "1m15s" and board.lines[0].session == 7

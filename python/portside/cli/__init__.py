@@ -186,7 +186,7 @@ _verb("ready", "Take a server back after drain or maint.", "server")
 _verb("weight", 'Set a weight until further notice; N or "file".', "member", "number")
 _verb("pause", "Let a service's new clients wait in its queue.", "service")
 _verb("resume", "End a pause.", "service")
-_verb("kill", "End one session.", "session")
+_verb("kill", "End one session, by its ID or CONNECTION_ID.", "session")
 _verb("switch", "Make a server the one that a service uses (failback).", "service", "server")
 _verb("reload", "Read the configuration file again.", dry_run=True)
 

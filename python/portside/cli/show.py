@@ -153,7 +153,7 @@ def servers(rows: Sequence[Row]) -> list[table.Part]:
             row["role"],
             "" if row["lag_s"] is None else f"{row['lag_s']:.0f} s",
             _load(row["sessions"], row["max_connections"]),
-            *((_pool(row),) if has_pool else ()),
+            *((pool(row),) if has_pool else ()),
             f"{row['connect_failures_total']:,}",
             " ".join(row["destinations"]),
         )
@@ -175,7 +175,8 @@ def servers(rows: Sequence[Row]) -> list[table.Part]:
     return [table.Table(heads, lines, right=frozenset(right)), *notes]
 
 
-def _pool(row: Row) -> str:
+def pool(row: Row) -> str:
+    """A server's pooled connections: in use, open, at most; "" where no pool uses it."""
     if not row.get("pool_max"):
         return ""
     return f"{row['pool_busy']:,}/{row['pool_open']:,}/{row['pool_max']:,}"

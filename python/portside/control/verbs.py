@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from portside.control.instance import Instance
 
 _MANY = 1_000_000
-# Of pool mode's greetings: docs/pooling.md, KILL.
-_FIRST_CONNECTION_ID = 1 << 30
+# Of pool mode's greetings: docs/pooling.md, KILL. Source: crates/engine/src/pool/welcome.rs.
+_CONNECTION_IDS = range(1 << 30, 1 << 31)
 MAX_WEIGHT = 256  # as in the file, config.model.Member
 MAX_SESSION = 2**63 - 1
 """The engine's numbers of sessions have 64 bits; none lives long enough for the last one."""
@@ -163,25 +163,33 @@ async def switch(instance: Instance, service: str, server: str) -> str:
     return f"{told[0]}."
 
 
-async def kill(instance: Instance, session: int) -> str:
-    """Cuts one session at once."""
-    if not 0 <= session <= MAX_SESSION:
+async def kill(instance: Instance, number: int) -> str:
+    """Cuts one session at once: by its number, or in pool mode by its client's CONNECTION_ID."""
+    if not 0 <= number <= MAX_SESSION:
         raise Refusal("there is no session with such a number.", status=404)
-    told = await asyncio.to_thread(instance.plane.close_sessions, session=session)
-    if not told:
-        hint = await _connection_hint(instance, session)
-        raise Refusal(f"there is no session {session}.", hint, status=404)
-    return f"session {session} is being closed."
+    session, hint = number, "See portside show sessions."
+    if number in _CONNECTION_IDS:
+        session = await _session_meant(instance, number)
+        hint = "Nor is it a CONNECTION_ID of now: portside show sessions has both."
+    if not await asyncio.to_thread(instance.plane.close_sessions, session=session):
+        raise Refusal(f"there is no session {number}.", hint, status=404)
+    name = f"session {session}"
+    if session != number:
+        name += f", whose client has the CONNECTION_ID {number},"
+    return f"{name} is being closed."
 
 
-async def _connection_hint(instance: Instance, number: int) -> str:
-    """What a client of a pool calls its connection's id is not the session's number."""
-    for view in await instance.sessions(_MANY):
-        if view.connection_id == number:
-            return f"It is the CONNECTION_ID of session {view.id}: portside kill {view.id}"
-    if number >= _FIRST_CONNECTION_ID:
-        return "As a CONNECTION_ID it is no session's of now: portside show sessions has both ids."
-    return "See portside show sessions."
+async def _session_meant(instance: Instance, number: int) -> int:
+    """Whose it is: a worker's thousand-millionth session has a number in the same range."""
+    views = await instance.sessions(_MANY)
+    found = next((view.id for view in views if view.connection_id == number), number)
+    if found != number and any(view.id == number for view in views):
+        raise Refusal(
+            f"session {number} is one, and the client of session {found} has this CONNECTION_ID.",
+            f"For the latter: portside kill {found}; for the former its own CONNECTION_ID.",
+            status=409,
+        )
+    return found
 
 
 def _known_server(instance: Instance, name: str) -> None:

@@ -183,6 +183,9 @@ class Top(App[None]):
         # An answer to a view that has been left meanwhile has no rows for the present one.
         if view == self._view:
             self._board = self._makes[view](self._frame, self._history.rates())
+            by = self._orders[view]
+            if by.column is not None and by.column >= len(self._board.columns):
+                self._orders[view] = replace(by, column=None)  # a reload took the pools away
             self._draw()
 
     # ---- what is drawn

@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from portside.cli.show import duration, size
+from portside.cli.show import duration, pool, size
 from portside.control.event_kinds import KINDS
 from portside.top import strip
 from portside.top.frames import Frame, Rates, Row
@@ -107,13 +107,16 @@ def _words(member: Row) -> str:
 
 
 def servers(frame: Frame, rates: Rates) -> Board:
-    """Each server once, with the services that use it."""
+    """Each server once, with the services that use it. POOL: as `portside show servers` has it."""
+    rows = frame.status["servers"]
+    has_pool = any(row.get("pool_max") for row in rows)  # an older instance has none
     columns = (
         Column("SERVER"),
         Column("STATE"),
         Column("ELIGIBLE", rank=1),
         Column("WEIGHT", rank=1, right=True),
         Column("SESS", right=True),
+        *((Column("POOL", right=True),) if has_pool else ()),
         Column("NEW/S", right=True),
         Column("CHECK"),
         Column("TOOK", right=True),
@@ -128,11 +131,11 @@ def servers(frame: Frame, rates: Rates) -> Board:
     for service in frame.status["services"]:
         for member in service["members"]:
             members.setdefault(member["server"], []).append((service["name"], member))
-    rows = frame.status["servers"]
-    return Board(columns, tuple(_server(r, members.get(r["name"], []), rates) for r in rows))
+    lines = (_server(row, members.get(row["name"], []), rates, has_pool) for row in rows)
+    return Board(columns, tuple(lines))
 
 
-def _server(row: Row, members: Sequence[tuple[str, Row]], rates: Rates) -> Line:
+def _server(row: Row, members: Sequence[tuple[str, Row]], rates: Rates, has_pool: bool) -> Line:
     name = row["name"]
     rate = rates.servers.get(name, {})
     where = " ".join(row["destinations"])
@@ -153,6 +156,7 @@ def _server(row: Row, members: Sequence[tuple[str, Row]], rates: Rates) -> Line:
             by=float(weights[-1]) if weights else None,
         ),
         _load(row["sessions"], row["max_connections"]),
+        *((_pool(row),) if has_pool else ()),
         _per_s(rate.get("sessions_total")),
         Field(row["check"]),
         Field("" if took_s is None else _short(took_s), by=took_s),
@@ -213,30 +217,37 @@ def _port(row: Row, ascii_only: bool) -> Line:
 
 
 def sessions(frame: Frame, _: Rates) -> Board:
-    """Running sessions."""
+    """Running sessions; where there are pools with what these have more."""
+    has_pool = any(row["mode"] == "pool" for row in frame.status["services"])
     columns = (
         Column("ID", right=True),
+        *((Column("CONNECTION_ID", rank=2, right=True),) if has_pool else ()),
         Column("CLIENT"),
-        Column("SERVICE", rank=1),
+        Column("SERVICE", rank=2 if has_pool else 1),
         Column("SERVER"),
         Column("STATE"),
+        *((Column("PINNED", rank=1),) if has_pool else ()),
         Column("AGE", right=True),
         Column("IDLE", right=True),
         Column("SENT", rank=2, right=True),
         Column("RECEIVED", rank=2, right=True),
         Column("SOURCE", rank=3, grows=True, least=15),
     )
-    return Board(columns, tuple(_session(row) for row in frame.sessions), "No sessions.")
+    lines = tuple(_session(row, has_pool) for row in frame.sessions)
+    return Board(columns, lines, "No sessions.")
 
 
-def _session(row: Row) -> Line:
+def _session(row: Row, has_pool: bool) -> Line:
     sent, received = row["to_server_bytes"], row["to_client_bytes"]
+    own = row.get("connection_id")
     fields = (
         Field(str(row["id"]), by=row["id"]),
+        *((Field(str(own or ""), by=own),) if has_pool else ()),
         Field(row["client"]),
         Field(row["service"]),
         Field(row["server"]),
         Field(row["state"], GOOD if row["state"] == "query" else ""),
+        *((Field(row.get("pinned", "")),) if has_pool else ()),
         Field(duration(row["age_s"]), by=row["age_s"]),
         Field(duration(row["idle_s"]), by=row["idle_s"]),
         Field(size(sent), by=sent),
@@ -248,11 +259,26 @@ def _session(row: Row) -> Line:
         f"session {row['id']}: {row['client']} in service {row['service']}"
         + (f", server {row['server']}, from {way}" if row["server"] else "")
         + f"; {row['state']}, {size(sent)} sent, {size(received)} received"
+        + (f"\n{_pooled(row)}" if own else "")
     )
     key = f"session/{row['id']}"
     return Line(
         key, fields, detail, service=row["service"], server=row["server"], session=row["id"]
     )
+
+
+def _pooled(row: Row) -> str:
+    """What a session of a pool has more."""
+    there = row["server_connection_id"]
+    parts = (
+        f"CONNECTION_ID {row['connection_id']}",
+        there and f"on the server {there}",
+        row["user"] and f"user {row['user']}",
+        row["pinned"] and f"pinned: {row['pinned']}",
+        row["tls"],
+        row["program"],
+    )
+    return ", ".join(part for part in parts if part)
 
 
 def events(frame: Frame, _: Rates) -> Board:
@@ -275,6 +301,14 @@ def _event(row: Row) -> Line:
     detail = f"{row['message']}{advice}"
     key = f"event/{row['id']}"
     return Line(key, fields, detail, service=row["service"], server=row["server"])
+
+
+def _pool(row: Row) -> Field:
+    """Connections in use, open, at most."""
+    if not row.get("pool_max"):
+        return Field("")
+    is_full = row["pool_busy"] >= row["pool_max"]
+    return Field(pool(row), WARN if is_full else "", by=row["pool_busy"])
 
 
 def _number(count: int, style: str = "") -> Field:

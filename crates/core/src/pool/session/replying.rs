@@ -25,20 +25,7 @@ impl Session {
             (Kind::DropSchema(name), _) if good && self.schema.as_ref() == Some(name) => {
                 self.schema = None;
             }
-            (Kind::Set, Some(statement)) => {
-                // Replayed, it would warn again.
-                let quiet = outcome.warnings == 0 || !self.is_mariadb;
-                if good && quiet && !self.has_wide_schema() && self.settings.add(&statement) {
-                    conn.add_setting(&statement);
-                } else {
-                    // Of several assignments some may have taken effect.
-                    self.pins.add(Pin::Setting);
-                    if !conn.has_settings(&self.settings) {
-                        // Another session's SET is still in force there (`Want::set`).
-                        self.bereft = Some("a SET failed that had been right before".into());
-                    }
-                }
-            }
+            (Kind::Set, Some(statement)) => self.was_set(&statement, outcome, conn),
             _ => {}
         }
         let halfway = verdict.may_fail_halfway || self.command == STMT_BULK_EXECUTE;
@@ -70,6 +57,22 @@ impl Session {
         self.last = Some((id, conn.uses()));
     }
 
+    /// A SET of plain values is over: it follows the session, or binds it.
+    fn was_set(&mut self, statement: &[u8], outcome: &Outcome, conn: &mut Conn) {
+        // Replayed, it would warn again.
+        let quiet = outcome.warnings == 0 || !self.is_mariadb;
+        let good = outcome.error.is_none();
+        if good && quiet && !self.has_wide_schema() && self.settings.add(statement) {
+            return conn.add_setting(statement);
+        }
+        // Of several assignments some may have taken effect.
+        self.pins.add(Pin::Setting);
+        if !conn.has_settings(&self.settings) {
+            // Another session's SET is still in force there (`Want::set`).
+            self.bereft = Some("a SET failed that had been right before".into());
+        }
+    }
+
     /// Whether a statement takes away the warnings of those before it. With MariaDB one that uses no table does
     /// not (source: `mysql_execute_command`, sql/sql_parse.cc).
     pub(super) fn clears_diagnostics(&self, verdict: &Verdict) -> bool {
@@ -99,17 +102,5 @@ impl Session {
                 self.pins.remove(pin);
             }
         }
-    }
-
-    /// The command at hand is answered with one result, and binds the session to no more than its warnings.
-    pub(super) fn only_reads(&self) -> bool {
-        let verdict = self.verdict.as_ref();
-        verdict.is_some_and(|verdict| verdict.is_read && !verdict.asks.insert_id)
-    }
-
-    /// Whether the connection that it keeps only for what a statement may ask is no more for the command at hand: its
-    /// reply cannot be translated.
-    pub fn outgrows(&self, conn: &Conn) -> bool {
-        conn.translates() && !self.pins.leave_a_trace() && !self.only_reads()
     }
 }
