@@ -207,8 +207,8 @@ def sessions(rows: Sequence[Row]) -> list[table.Part]:
             *(_connection_ids(row) if has_pool else ()),
             row["client"],
             row["service"],
-            row["server"],
-            row["source"],
+            row["server"] or "-",
+            row["source"] or "-",
             row["state"],
             # An older instance has no pool mode.
             row.get("user", ""),
