@@ -12,6 +12,7 @@ use portside_core::relay::{Action, ServerBytes};
 use portside_proto::err::errno;
 use portside_proto::proxy_header;
 
+use crate::error::said;
 use crate::events::Kind;
 use crate::plan::Server;
 use crate::session::{Client, Session};
@@ -84,7 +85,7 @@ impl Worker {
         if socket.failed {
             socket.failed = false;
             let error = sys::take_error(socket.fd()).err();
-            let text = error.map_or_else(|| "connection closed".to_owned(), |e| e.to_string());
+            let text = error.map_or_else(|| "connection closed".to_owned(), |e| said(&e));
             session.name_error(&text);
             session.relay.server_lost();
         } else if socket.connected {
