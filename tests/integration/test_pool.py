@@ -305,6 +305,11 @@ def test_who_waits_too_long_gets_an_error_and_goes_on(trio: Trio, run_portside: 
     assert portside.cpu_s() - before <= 0.35
     holder.ask("COMMIT")
     assert waiting.ask("SELECT 1") == [(1,)]
+    waiting.connection.close()
+    holder.connection.close()
+    portside.stop()
+    waits = sorted(line["queue_ms"] for line in portside.lines() if "queue_ms" in line)
+    assert waits[0] < 500 and 700 <= waits[1] < 5_000, waits
 
 
 def test_queries_are_spread_one_by_one(trio: Trio, run_portside: Run) -> None:

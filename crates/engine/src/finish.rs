@@ -8,7 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use portside_core::ports::Closed;
 use portside_core::reason::Cause;
 
-use crate::session::{Client, Session};
+use crate::pool::Pooled;
+use crate::session::{Client, Session, Times};
 use crate::snapshot::LogFormat;
 use crate::worker::Worker;
 
@@ -79,19 +80,7 @@ impl Worker {
 
 /// One line, without the newline. Keys as in docs/operations.md, "The session log".
 fn write_line(out: &mut Vec<u8>, format: LogFormat, session: &Session, now: u64) {
-    let times = session.times;
     let relay = &session.relay;
-    let total = now - times.accepted;
-    let queued = if times.assigned > 0 {
-        times.assigned - times.accepted
-    } else {
-        total
-    };
-    let connect = if times.greeted > 0 {
-        times.greeted - times.assigned
-    } else {
-        0
-    };
     let mut line = Line { out, format };
     line.begin();
     line.number("session", session.id);
@@ -110,12 +99,11 @@ fn write_line(out: &mut Vec<u8>, format: LogFormat, session: &Session, now: u64)
         "destination",
         last.map_or("", |l| l.server.destinations[l.destination].text.as_str()),
     );
-    line.number("queue_ms", queued);
-    line.number("connect_ms", connect);
-    line.number("total_ms", total);
+    let pooled = session.pooled.as_ref();
+    let waited = pooled.map_or(0, |p| p.waited_ms(now));
+    write_times(&mut line, session.times, waited, now);
     line.number("to_server_bytes", session.to_server_bytes);
     line.number("to_client_bytes", session.to_client_bytes);
-    let pooled = session.pooled.as_ref();
     line.number(
         "commands",
         pooled.map_or_else(|| relay.commands(), |p| p.commands()),
@@ -125,22 +113,43 @@ fn write_line(out: &mut Vec<u8>, format: LogFormat, session: &Session, now: u64)
     line.text("close_client", relay.client_close().word());
     line.pair("end", relay.cause().word(), relay.end_phase().word());
     if let Some(pooled) = pooled {
-        if let Some(id) = pooled.connection_id() {
-            line.number("connection_id", id.into());
-        }
-        line.text("user", &pooled.user_name());
-        line.text("pinned", pooled.pin_word().unwrap_or_default());
-        if let Some(program) = pooled.program() {
-            line.text("program", program);
-        }
-        if let Some((version, _)) = pooled.tls {
-            line.text("tls", version);
-        }
+        write_pooled(&mut line, pooled);
     }
     if let Some(error) = session.error.as_deref() {
         line.text("error", error);
     }
     line.end();
+}
+
+fn write_times(line: &mut Line<'_>, times: Times, waited: u64, now: u64) {
+    let total = now - times.accepted;
+    let queued = if times.assigned > 0 {
+        times.assigned - times.accepted
+    } else {
+        total
+    };
+    let connect = if times.greeted > 0 {
+        times.greeted - times.assigned
+    } else {
+        0
+    };
+    line.number("queue_ms", queued + waited);
+    line.number("connect_ms", connect);
+    line.number("total_ms", total);
+}
+
+fn write_pooled(line: &mut Line<'_>, pooled: &Pooled) {
+    if let Some(id) = pooled.connection_id() {
+        line.number("connection_id", id.into());
+    }
+    line.text("user", &pooled.user_name());
+    line.text("pinned", pooled.pin_word().unwrap_or_default());
+    if let Some(program) = pooled.program() {
+        line.text("program", program);
+    }
+    if let Some((version, _)) = pooled.tls {
+        line.text("tls", version);
+    }
 }
 
 struct Line<'a> {

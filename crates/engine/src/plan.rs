@@ -165,7 +165,7 @@ pub struct Member {
 }
 
 /// What a service keeps over reloads.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ServiceState {
     /// Sessions that hold a slot of the service.
     pub active: AtomicU32,
@@ -480,8 +480,11 @@ fn build_service(
     servers: &[Arc<Server>],
     old: Option<&Plan>,
 ) -> Result<Service, EngineError> {
-    let workers = snapshot.workers;
     let before = old.and_then(|plan| plan.service(&spec.name));
+    let new_state = || ServiceState {
+        waiting: (0..snapshot.workers).map(|_| AtomicU32::new(0)).collect(),
+        ..ServiceState::default()
+    };
     let mut members = Vec::with_capacity(spec.members.len());
     let mut weights = Vec::with_capacity(spec.members.len());
     for member in &spec.members {
@@ -493,6 +496,13 @@ fn build_service(
             member.eligible,
         ));
     }
+    let front = |tls| Front::build(tls, before.and_then(|b| b.tls.as_ref()));
+    let tls = spec
+        .tls
+        .as_ref()
+        .map(front)
+        .transpose()
+        .map_err(|text| EngineError::snapshot(format!("service {}: tls: {text}", spec.name)))?;
     Ok(Service {
         name: spec.name.clone(),
         accept_proxy: spec.accept_proxy.clone(),
@@ -511,14 +521,7 @@ fn build_service(
         rules: no_server_rules(spec)?,
         paused: spec.paused,
         pool: spec.pool,
-        tls: match spec.tls.as_ref() {
-            Some(tls) => Some(
-                Front::build(tls, before.and_then(|b| b.tls.as_ref())).map_err(|text| {
-                    EngineError::snapshot(format!("service {}: tls: {text}", spec.name))
-                })?,
-            ),
-            None => None,
-        },
+        tls,
         users: match spec.pool {
             Some(_) => {
                 let pem = spec.rsa_key.as_ref().map(|key| key.0.as_str());
@@ -528,24 +531,7 @@ fn build_service(
             None => Accounts::default(),
         },
         server_version: spec.server_version.clone(),
-        state: before.map_or_else(
-            || {
-                Arc::new(ServiceState {
-                    active: AtomicU32::new(0),
-                    queued: AtomicU32::new(0),
-                    waiting: (0..workers).map(|_| AtomicU32::new(0)).collect(),
-                    accepted: AtomicU64::new(0),
-                    refused: AtomicU64::new(0),
-                    commands_refused: AtomicU64::new(0),
-                    exhausted_told: Told::default(),
-                    logins_failed: AtomicU64::new(0),
-                    to_server_bytes: AtomicU64::new(0),
-                    to_client_bytes: AtomicU64::new(0),
-                    clients: Mutex::new(HashMap::new()),
-                })
-            },
-            |b| Arc::clone(&b.state),
-        ),
+        state: before.map_or_else(|| Arc::new(new_state()), |b| Arc::clone(&b.state)),
     })
 }
 

@@ -212,6 +212,8 @@ pub struct Pooled {
     is_opening: bool,
     /// Since when it waits for the command at hand, over several rounds.
     waits_since: Option<u64>,
+    /// How long its commands have waited, milliseconds.
+    waited_ms: u64,
     /// When a waiting session looks again by itself.
     look_at: u64,
     user_slot: Option<UserSlot>,
@@ -238,6 +240,21 @@ pub struct Pooled {
 }
 
 impl Pooled {
+    /// The command at hand has its connection, or its error.
+    fn is_served(&mut self, now: u64) {
+        self.failures = 0;
+        self.tried = 0;
+        self.error = None;
+        // One that is still being opened will be anybody's.
+        self.is_opening = false;
+        self.waited_ms += self.waits_since.take().map_or(0, |since| now - since);
+    }
+
+    /// How long its commands have waited for connections, milliseconds.
+    pub fn waited_ms(&self, now: u64) -> u64 {
+        self.waited_ms + self.waits_since.map_or(0, |since| now - since)
+    }
+
     /// For `show sessions`: also who tries to log in; "" before that.
     pub fn user_name(&self) -> Cow<'_, str> {
         let name = self.front.as_ref().map_or(&[][..], Front::login_name);

@@ -4,6 +4,7 @@
 //! steps the bytes are for this machine ([`Conn::feed`]); while a client's command runs they are the client's,
 //! and [`Conn::relay`] only finds the reply's end.
 
+mod cleaning;
 mod failing;
 mod first_look;
 mod limits;
@@ -18,6 +19,7 @@ use portside_proto::reply::{Outcome, Reply, Shape};
 use portside_proto::single::{OneRow, ServerError, Single};
 use portside_proto::statement::{Prepared, Renumber};
 
+use self::cleaning::Cleaning;
 use self::failing::failure;
 pub use self::failing::Failure;
 use self::first_look::FIRST_LOOK;
@@ -81,17 +83,6 @@ enum Did {
     Statement(Preparing),
     /// Something for others; its outcome matters to nobody here.
     Errand,
-}
-
-/// What brings it back to the state of its login.
-#[derive(Debug)]
-enum Cleaning {
-    /// COM_RESET_CONNECTION.
-    Reset,
-    /// The login once more, on servers that have no reset.
-    Login(Box<ClientLogin>),
-    /// Nothing: init_connect has run, and neither of these runs it again.
-    Impossible,
 }
 
 /// A server connection. See the module's text.
@@ -380,37 +371,6 @@ impl Conn {
         settings.after(&self.settings)
     }
 
-    /// Removes the traces of a session that is over. Write the bytes and feed until `Ready`; without bytes it must be
-    /// closed. `seed`: as in [`Self::new`].
-    pub fn clean(&mut self, seed: [u8; 20]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        match std::mem::replace(&mut self.cleaning, Cleaning::Impossible) {
-            Cleaning::Login(mut login) => {
-                bytes = login.again(seed).unwrap_or_default();
-                self.phase = Phase::Login(login);
-                self.uses += 1;
-                self.schema = None;
-                self.statements.clear();
-                self.is_like_new();
-            }
-            cleaning => {
-                self.cleaning = cleaning;
-                self.put_reset(&mut bytes);
-                self.start_steps();
-            }
-        }
-        bytes
-    }
-
-    /// The server has forgotten its session.
-    fn is_like_new(&mut self) {
-        self.left = Left::Nothing;
-        self.diagnostics = false;
-        self.settings.clear();
-        // An ERR tells of no status: the next session's first reply must not show the last one's.
-        self.status = status::AUTOCOMMIT * u16::from(self.is_autocommit);
-    }
-
     /// Runs `KILL QUERY` for a connection on the same server. Write the bytes and feed until `Ready`.
     pub fn kill_query(&mut self, thread_id: u32) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -419,16 +379,6 @@ impl Conn {
         self.steps.push_back(Did::Errand);
         self.start_steps();
         bytes
-    }
-
-    fn put_reset(&mut self, bytes: &mut Vec<u8>) {
-        put_command(bytes, com::RESET_CONNECTION, &[]);
-        put_query(bytes, &self.restore, self.capabilities);
-        self.steps.extend([Did::Reset, Did::Restore]);
-        self.statements.clear();
-        if self.restore_warns {
-            self.put_clear(bytes);
-        }
     }
 
     fn put_clear(&mut self, bytes: &mut Vec<u8>) {

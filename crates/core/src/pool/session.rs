@@ -12,6 +12,7 @@ mod replying;
 mod sending;
 mod statements;
 mod told;
+mod wanting;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -290,55 +291,6 @@ impl Session {
     /// Whether the client's bytes are still wanted: not while a reply runs.
     pub fn reads(&self) -> bool {
         !matches!(self.phase, Phase::Reply | Phase::Admission)
-    }
-
-    /// What the connection for the command at hand must be like.
-    pub fn want(&self) -> Want<'_> {
-        let asks = self.verdict.as_ref().map(|v| v.asks).unwrap_or_default();
-        let adds = self.verdict.as_ref().is_some_and(|v| v.adds_diagnostics);
-        // Of warnings MySQL tells none of a stranger.
-        let hides = self.runs_hidden();
-        let pending = self.pending.as_ref();
-        // Statements that come along are prepared under what was in force before the command.
-        let is_bare = self.statements.open.is_empty();
-        let verdict = self.verdict.as_ref().filter(|_| is_bare);
-        Want {
-            schema: match pending {
-                Some(pending) => pending.schema.as_deref(),
-                None => self.schema.as_deref(),
-            },
-            settings: Some(&self.settings),
-            set: verdict
-                .filter(|v| v.kind == Kind::Set)
-                .and(self.set.as_deref()),
-            any_schema: verdict.is_some_and(|v| matches!(v.kind, Kind::Use(_))),
-            no_diagnostics: (asks.diagnostics || adds || (self.is_mariadb && hides))
-                && !self.pins.has(Pin::Warnings),
-            same: self.last.filter(|_| asks.row_count || asks.found_rows),
-            rather: self.last.filter(|_| hides),
-            needs: self.statements.needs(),
-            home: self.statements.home(),
-        }
-    }
-
-    /// Whether the command at hand may be sent behind the steps that prepare this connection, before it is known
-    /// whether they succeed: a server runs it all the same, so only a read may.
-    pub fn may_ride(&self, conn: &Conn) -> bool {
-        let is_read = self.verdict.as_ref().is_some_and(|verdict| verdict.is_read);
-        is_read && self.phase == Phase::Command && conn.is_readable() && !self.want().is_more()
-    }
-
-    /// The command at hand runs statements that cannot be read: what do they ask for?
-    fn runs_hidden(&self) -> bool {
-        let hiding = [
-            Pin::Call,
-            Pin::Function,
-            Pin::TextPrepare,
-            Pin::Statement,
-            Pin::Long,
-        ];
-        let pins = self.verdict.as_ref().map(|verdict| verdict.pins);
-        pins.is_some_and(|pins| hiding.iter().any(|pin| pins.has(*pin)))
     }
 
     /// The account for connections: while logging in, the one that is being logged in.

@@ -361,17 +361,7 @@ impl Ledger {
         } else {
             lists.space.tuple(position)
         };
-        let refused = matches!(
-            how,
-            Closed::PortInUse | Closed::TupleInUse | Closed::SourceGone
-        );
-        let mut found_lost = false;
-        if refused {
-            lists.counts[index].wasted += 1;
-        } else if lease.is_reused() && how != Closed::Unused {
-            let repeated = lease.old_connection_answered || how == Closed::OpenAtServer;
-            found_lost = lists.watch.note(repeated, now_ms);
-        }
+        let found_lost = note_close(lists, index, lease, how, now_ms);
         let is_reserved = lists.space.is_reserved(position);
         let bound = !matches!(how, Closed::PortInUse | Closed::SourceGone | Closed::Unused);
         if lease.was_blocked && bound {
@@ -522,4 +512,21 @@ impl Ledger {
 /// Rounded up: a pause never ends early.
 fn blocked_due(until_ms: u64) -> u32 {
     tick(until_ms) + 1
+}
+
+/// Counts a tuple that was refused, or watches one used again. True: it shows that the path loses resets.
+fn note_close(lists: &mut Lists, index: usize, lease: &Lease, how: Closed, now_ms: u64) -> bool {
+    let refused = matches!(
+        how,
+        Closed::PortInUse | Closed::TupleInUse | Closed::SourceGone
+    );
+    if refused {
+        lists.counts[index].wasted += 1;
+        return false;
+    }
+    if !lease.is_reused() || how == Closed::Unused {
+        return false;
+    }
+    let repeated = lease.old_connection_answered || how == Closed::OpenAtServer;
+    lists.watch.note(repeated, now_ms)
 }

@@ -30,35 +30,9 @@ impl Ledger {
             return Ok(());
         }
         let new = Arc::new(Space::new(spec, self.registry(), old.generation + 1)?);
-        for entry in &old.sources {
-            if let Some(kept) = new
-                .sources
-                .iter()
-                .find(|s| s.source.address == entry.source.address)
-            {
-                kept.barred
-                    .store(entry.barred.load(Ordering::Relaxed), Ordering::Relaxed);
-            }
-        }
+        keep_barred(&old, &new);
         let checks = lists.len() - 1;
-        let mut moves = Vec::new();
-        for (shard, from) in lists.iter_mut().enumerate() {
-            for taken in from.drain() {
-                // A reserve that nobody has used begins anew with the new ranges.
-                let unused = taken.kind == Kind::Free && taken.since == 0;
-                if let (Some(position), false) = (translate(&old, &new, taken.position), unused) {
-                    let home = match new.is_reserved(position) {
-                        true => checks,
-                        false if shard == checks => 0,
-                        false => shard,
-                    };
-                    moves.push(Move {
-                        shard: home,
-                        taken: Taken { position, ..taken },
-                    });
-                }
-            }
-        }
+        let moves = moves(&mut lists, &old, &new);
         let strays = move_leased(&old, &new, std::mem::take(&mut depot.strays));
         for from in &mut lists {
             let wasted = from
@@ -75,8 +49,6 @@ impl Ledger {
                 }
             }
         }
-        // Tuples of two lists may meet in one: back into order.
-        moves.sort_by_key(|m| m.taken.since);
         for Move { shard, taken } in moves {
             let (source, _) = new.tuple(taken.position);
             match taken.kind {
@@ -171,6 +143,42 @@ impl Ledger {
 }
 
 type Strays = std::collections::HashSet<(IpAddr, Port)>;
+
+fn keep_barred(old: &Space, new: &Space) {
+    for entry in &old.sources {
+        let address = entry.source.address;
+        if let Some(kept) = new.sources.iter().find(|s| s.source.address == address) {
+            kept.barred
+                .store(entry.barred.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Empties the lists: where the tuples that stay go, those used longest ago first. The last list is the checks'.
+fn moves(lists: &mut [MutexGuard<'_, Lists>], old: &Space, new: &Space) -> Vec<Move> {
+    let checks = lists.len() - 1;
+    let mut moves = Vec::new();
+    for (shard, from) in lists.iter_mut().enumerate() {
+        for taken in from.drain() {
+            // A reserve that nobody has used begins anew with the new ranges.
+            let unused = taken.kind == Kind::Free && taken.since == 0;
+            if let (Some(position), false) = (translate(old, new, taken.position), unused) {
+                let home = match new.is_reserved(position) {
+                    true => checks,
+                    false if shard == checks => 0,
+                    false => shard,
+                };
+                moves.push(Move {
+                    shard: home,
+                    taken: Taken { position, ..taken },
+                });
+            }
+        }
+    }
+    // Tuples of two lists may meet in one: back into order.
+    moves.sort_by_key(|m| m.taken.since);
+    moves
+}
 
 fn translate(old: &Space, new: &Space, position: u32) -> Option<u32> {
     let (source, port) = old.tuple(position);

@@ -444,16 +444,11 @@ impl Worker {
         pooled: &mut Pooled,
         mut back: Box<super::Back>,
     ) -> Next {
+        pooled.is_served(self.now);
         let Some(front) = pooled.front.as_mut() else {
             return Next::Over(Cause::Internal);
         };
         front.attached((back.id, back.conn.uses()));
-        pooled.failures = 0;
-        pooled.tried = 0;
-        pooled.waits_since = None;
-        pooled.error = None;
-        // One that is still being opened will be anybody's.
-        pooled.is_opening = false;
         back.is_guess = false;
         back.ahead = back.conn.prepare(&front.want());
         back.state = State::Lent;

@@ -264,10 +264,7 @@ impl Worker {
         input: &[u8],
         (number, state, text): (u16, [u8; 5], &str),
     ) -> Next {
-        pooled.failures = 0;
-        pooled.tried = 0;
-        pooled.waits_since = None;
-        pooled.is_opening = false;
+        pooled.is_served(self.now);
         session.error = Some(text.into());
         let counted = &session.service.state;
         let count = counted.commands_refused.fetch_add(1, Relaxed) + 1;

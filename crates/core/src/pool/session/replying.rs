@@ -25,20 +25,7 @@ impl Session {
             (Kind::DropSchema(name), _) if good && self.schema.as_ref() == Some(name) => {
                 self.schema = None;
             }
-            (Kind::Set, Some(statement)) => {
-                // Replayed, it would warn again.
-                let quiet = outcome.warnings == 0 || !self.is_mariadb;
-                if good && quiet && !self.has_wide_schema() && self.settings.add(&statement) {
-                    conn.add_setting(&statement);
-                } else {
-                    // Of several assignments some may have taken effect.
-                    self.pins.add(Pin::Setting);
-                    if !conn.has_settings(&self.settings) {
-                        // Another session's SET is still in force there (`Want::set`).
-                        self.bereft = Some("a SET failed that had been right before".into());
-                    }
-                }
-            }
+            (Kind::Set, Some(statement)) => self.was_set(&statement, outcome, conn),
             _ => {}
         }
         let halfway = verdict.may_fail_halfway || self.command == STMT_BULK_EXECUTE;
@@ -68,6 +55,22 @@ impl Session {
             self.let_go();
         }
         self.last = Some((id, conn.uses()));
+    }
+
+    /// A SET of plain values is over: it follows the session, or binds it.
+    fn was_set(&mut self, statement: &[u8], outcome: &Outcome, conn: &mut Conn) {
+        // Replayed, it would warn again.
+        let quiet = outcome.warnings == 0 || !self.is_mariadb;
+        let good = outcome.error.is_none();
+        if good && quiet && !self.has_wide_schema() && self.settings.add(statement) {
+            return conn.add_setting(statement);
+        }
+        // Of several assignments some may have taken effect.
+        self.pins.add(Pin::Setting);
+        if !conn.has_settings(&self.settings) {
+            // Another session's SET is still in force there (`Want::set`).
+            self.bereft = Some("a SET failed that had been right before".into());
+        }
     }
 
     /// Whether a statement takes away the warnings of those before it. With MariaDB one that uses no table does
