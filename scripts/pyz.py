@@ -24,7 +24,9 @@ LIBRARIES = ROOT / "requirements-pyz.txt"
 SHARED = (
     "__init__.py",
     "__main__.py",
+    "counted.py",
     "errors.py",
+    "foreign_text.py",
     "cli/__init__.py",
     "cli/table.py",
     "cli/pyz.py",

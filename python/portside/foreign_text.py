@@ -6,8 +6,11 @@ terminal obeys. Used where bytes become text, so that nothing behind it has to t
 
 from __future__ import annotations
 
+import re
+
 MOST = 400
 """Characters; MySQL's own errors end at 512 bytes (MYSQL_ERRMSG_SIZE)."""
+_PYTHONS_OWN = re.compile(r"\[Errno -?\d+\] |\[[A-Z0-9_]+(?:: [A-Z0-9_]+)?\] | \(_ssl\.c:\d+\)")
 
 
 def one_line(text: str) -> str:
@@ -15,3 +18,11 @@ def one_line(text: str) -> str:
     shown = "".join(each if each.isprintable() else " " for each in text[: 4 * MOST])
     line = " ".join(shown.split())
     return line if len(line) <= MOST else f"{line[: MOST - 1]}…"
+
+
+def in_words(error: object) -> str:
+    """An error of Python's sockets or OpenSSL without what is of use to programmers only.
+
+    ``[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)``: the words in the middle.
+    """
+    return _PYTHONS_OWN.sub("", str(error))

@@ -101,7 +101,7 @@ def test_the_service_manager_hears_of_every_step(run_portside, manager):
     )
     manager.wait_for("READY=1")
     assert "RELOADING=1" not in "".join(manager.heard)
-    assert "1 of 1 services have a server" in "".join(manager.heard)
+    assert "1 of 1 service with a server, 0 sessions" in "".join(manager.heard)
 
     began = time.monotonic()
     manager.wait_for("WATCHDOG=1", len([t for t in manager.heard if "WATCHDOG" in t]) + 5)

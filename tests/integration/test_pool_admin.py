@@ -38,6 +38,7 @@ def test_from_the_process_list_to_the_client_and_back(trio: Trio, run_portside: 
     assert row["server_connection_id"] in there and row["pinned"] == "user-variable"
     idle = session_of(portside, free)
     assert (idle["server_connection_id"], idle["pinned"]) == (None, "")
+    assert [idle[key] for key in ("server", "source", "destination")] == [""] * 3
     heads, *lines = portside.cli("show", "sessions").stdout.splitlines()
     assert heads.split()[:4] == ["ID", "CONNECTION_ID", "ON", "SERVER"]
     ids = [str(row[key]) for key in ("id", "connection_id", "server_connection_id")]
@@ -52,6 +53,27 @@ def test_from_the_process_list_to_the_client_and_back(trio: Trio, run_portside: 
     assert portside.lines()[1]["end"] == "killed/command"
     again = portside.cli("kill", str(row["connection_id"]))
     assert again.returncode == 1 and "Nor is it a CONNECTION_ID of now" in again.stderr
+
+
+def test_a_session_whose_connection_is_lost_is_nowhere(trio: Trio, run_portside: Run) -> None:
+    portside = run_portside(config(trio.primary, workers=1))
+    client = Client(portside)
+    client.ask("SET @a = 1")
+    row = session_of(portside, client)
+    place = (row["server"], row["destination"], row["pinned"])
+    assert place == ("db0", f"127.0.0.1:{trio.primary.port}", "user-variable")
+    trio.primary.root(f"KILL {row['server_connection_id']}")
+    wait_until(lambda: session_of(portside, client)["server_connection_id"] is None)
+    row = session_of(portside, client)
+    keys = ("server", "source", "destination", "pinned")
+    assert [row[key] for key in keys] == [""] * 4
+    line = portside.cli("show", "sessions").stdout.splitlines()[1]
+    assert line.split()[3:6] == ["s", "-", "-"], line
+    with refused(1053):
+        client.ask("SELECT @a")
+    wait_until(portside.lines)
+    (ended,) = portside.lines()
+    assert (ended["server"], ended["pinned"]) == ("db0", "user-variable"), "as documented"
 
 
 def test_drain_and_maint_say_what_is_there(trio: Trio, run_portside: Run) -> None:

@@ -15,7 +15,13 @@ import pytest
 
 from tests.support.proxy import Proxy
 from tests.support.raw_client import RawClient
-from tests.support.servers import APP_PASSWORD, APP_USER, MariaDB
+from tests.support.servers import (
+    APP_PASSWORD,
+    APP_USER,
+    MONITOR_PASSWORD,
+    MONITOR_USER,
+    MariaDB,
+)
 from tests.support.waiting import wait_until
 
 FIRST, SECOND = "127.0.0.29", "127.0.0.30"
@@ -130,14 +136,19 @@ def test_control_leavers_block_their_own_address(database):
 
 def test_a_blocked_address_is_told_and_another_is_used(server_dir, database):
     block(database, FIRST)
-    with Proxy(server_dir / "blocked", toml(database, [FIRST, SECOND])) as proxy:
+    check = f'user = "{MONITOR_USER}", password = "{MONITOR_PASSWORD}", interval = "100ms"'
+    text = toml(database, [FIRST, SECOND]).replace("check = false", f"check = {{ {check} }}")
+    with Proxy(server_dir / "blocked", text) as proxy:
         for _ in range(20):
             log_in(proxy.address("s"))
         (blocked,) = proxy.server("db1")["hosts_blocked"]
         assert blocked["source"] == FIRST
         assert blocked["destination"] == f"127.0.0.1:{database.port}"
         message = proxy.events("host_blocked")[-1]["message"]
-        assert FIRST in message and "1129" in message and "FLUSH HOSTS" in message
+        place = (
+            f"server db1: 127.0.0.1:{database.port} refuses our address {FIRST}: ERR 1129: Host "
+        )
+        assert message.startswith(place) and "; cure: FLUSH HOSTS there" in message
         assert proxy.server("db1")["breaker"] == "closed", "the server is up"
         database.root("FLUSH HOSTS")
 
@@ -146,7 +157,9 @@ def test_a_blocked_address_is_told_and_another_is_used(server_dir, database):
             return not proxy.server("db1")["hosts_blocked"]
 
         wait_until(unblocked, 12, "the cure is noticed", step_s=0.2)
-        assert proxy.events("host_unblocked")
+        for kind in ("host_blocked", "host_unblocked"):
+            found = [one["message"] for one in proxy.events(kind)]
+            assert len(found) == 1, f"sessions and checks tell of one cause: {found}"
         proxy.assert_at_rest()
         proxy.stop()
 

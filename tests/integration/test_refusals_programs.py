@@ -27,7 +27,7 @@ SAID = {
         r"no eligible server: drained \(server drained is in drain; .*\) zero \(weight 0 .*\)"
         + SEEK,
     ),
-    "refused": (1429, r"server gone: 127\.0\.0\.1:\d+: Connection refused \(os error 111\)" + SEEK),
+    "refused": (1429, r"server gone: 127\.0\.0\.1:\d+: Connection refused" + SEEK),
     "hung": (1429, r"server hung: 127\.0\.0\.1:\d+: no answer to connect within 300 ms" + SEEK),
     "full": (1040, r"no free slot and the queue is full \(0 wait\)"),
     "waiting": (

@@ -180,8 +180,8 @@ def test_sessions():
         "to_client_bytes": 2048,
     }
     assert plainly(show.sessions([row])) == (
-        "ID  CLIENT          SERVICE  STATE    AGE  IDLE  SENT  RECEIVED\n"
-        " 1  10.0.1.7:51234  read     queued  1.5s  0.2s    10      2.0K\n"
+        "ID  CLIENT          SERVICE  SERVER  SOURCE  STATE    AGE  IDLE  SENT  RECEIVED\n"
+        " 1  10.0.1.7:51234  read     -       -       queued  1.5s  0.2s    10      2.0K\n"
     )
 
 

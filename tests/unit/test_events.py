@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from portside.control.announce import Announcer, level_of
+from portside.control.announce import STANDS_S, Announcer, level_of
 from portside.control.event_kinds import GROUPS, KINDS
 from portside.control.event_ring import Event, EventRing
 from portside.control.late_closes import LateCloses
+from portside.health.judge import HealthEvent
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "events.md").read_text()
@@ -164,6 +165,27 @@ def test_each_blocked_address_is_told_and_254_are_not():
     assert len(ring.since()) == 16
     announcer.engine(engine_event("host_blocked", 11.0))
     assert "(238 more" in ring.since()[-1].message
+
+
+def test_a_refused_address_is_told_once_whoever_meets_it():
+    ring, now = EventRing(), [0.0]
+    announcer = Announcer(ring, clock=lambda: now[0])
+    place = "10.0.0.5 10.0.0.11:3306"
+
+    def both(kind: str, about: str = place) -> int:
+        before = len(ring.since())
+        announcer.health(HealthEvent(kind, "by a check", "db1", about=about))
+        announcer.engine({**engine_event(kind, now[0] + 0.5), "about": about})
+        return len(ring.since()) - before
+
+    assert both("host_blocked") == 1
+    assert both("host_blocked", "10.0.0.6 10.0.0.11:3306") == 1, "another address"
+    assert both("host_unblocked") == 1
+    assert both("host_blocked") == 1, "again"
+    now[0] = STANDS_S + 1
+    assert both("host_blocked") == 1, "it still stands"
+    assert announcer.counts == {"host_blocked": 4, "host_unblocked": 1}
+    assert both("server_down", "") == 2, "what is about no address is told by each"
 
 
 def test_late_closes_are_told_once_in_ten_seconds_with_their_number():

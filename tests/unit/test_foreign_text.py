@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from portside.foreign_text import MOST, one_line
+from portside.foreign_text import MOST, in_words, one_line
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,27 @@ from portside.foreign_text import MOST, one_line
 )
 def test_one_line(text, expected):
     assert one_line(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)", "wrong version number"),
+        ("[X509] PEM lib (_ssl.c:4061)", "PEM lib"),
+        (
+            "EOF occurred in violation of protocol (_ssl.c:997)",
+            "EOF occurred in violation of protocol",
+        ),
+        (
+            "Can't connect to MySQL server on 'db1' ([Errno 111] Connection refused)",
+            "Can't connect to MySQL server on 'db1' (Connection refused)",
+        ),
+        (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
+        ("[::1]:3306 does not answer", "[::1]:3306 does not answer"),
+    ],
+)
+def test_errors_in_words(text, expected):
+    assert in_words(text) == expected
 
 
 @given(st.text(max_size=2000))

@@ -162,13 +162,15 @@ def test_refused_address_is_told_once_with_its_cure(errno, cure):
     refused = CheckResult(Status.L7OK, destinations=(other,))
     state, events = step(ServerState("db1"), RULES, refused, 1.0)
     assert [event.kind for event in events] == ["host_blocked", "server_up"]
-    assert "10.0.0.11:3306 refuses 10.0.0.5" in events[0].message
+    text = f"server db1: 10.0.0.11:3306 refuses our address 10.0.0.5: ERR {errno}: no; cure: "
+    assert events[0].message.startswith(text)
     assert cure in events[0].message
     state, events = step(state, RULES, refused, 2.0)
     assert events == ()
     again = DestinationResult("10.0.0.11:3306", Status.L7OK, source="10.0.0.5")
     state, events = step(state, RULES, CheckResult(Status.L7OK, destinations=(again,)), 3.0)
     assert [event.kind for event in events] == ["host_unblocked"]
+    assert events[0].message == "server db1: 10.0.0.11:3306 accepts our address 10.0.0.5 again"
     assert state.blocked == frozenset()
 
 

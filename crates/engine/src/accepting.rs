@@ -8,6 +8,7 @@ use std::sync::Arc;
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
+use crate::error::said;
 use crate::events::Kind;
 use crate::listen::Listener;
 use crate::plan::Service;
@@ -60,7 +61,11 @@ impl Worker {
                 Kind::AcceptPaused,
                 &service.name,
                 "",
-                format!("cannot watch the listener {}: {e}", listener.address),
+                format!(
+                    "cannot watch the listener {}: {}",
+                    listener.address,
+                    said(&e)
+                ),
             );
             return;
         }
@@ -129,7 +134,7 @@ impl Worker {
             }
             Err(e) => match e.raw_os_error() {
                 Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                    self.pause(&e.to_string());
+                    self.pause(&said(&e));
                     return false;
                 }
                 Some(libc::EAGAIN) => return false,

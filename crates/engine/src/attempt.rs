@@ -14,7 +14,7 @@ use portside_core::ports::{Attempt, Closed, Who};
 use portside_core::reason::{Cause, Phase};
 use socket2::SockAddr;
 
-use crate::error::is_local_shortage;
+use crate::error::{is_local_shortage, said};
 use crate::events::Kind;
 use crate::plan::{Destination, Server, Service};
 use crate::ports::{Held, Ports};
@@ -132,7 +132,7 @@ impl Worker {
             }
         }
         if let Err(e) = watched {
-            session.name_error(&format!("epoll: {e}"));
+            session.name_error(&format!("epoll: {}", said(&e)));
             return Err(Failed::Local);
         }
         socket.watches_writes = true;
@@ -180,7 +180,7 @@ impl Worker {
             None => self.open_plain(to, source),
         };
         opened.map_err(|e| {
-            let text = format!("server {}: {}: {e}", server.name, to.text).into();
+            let text = format!("server {}: {}: {}", server.name, to.text, said(&e)).into();
             let gone = e.raw_os_error() == Some(libc::EADDRNOTAVAIL) && source.is_some();
             if gone && to.ports.is_none() {
                 suspend(&self.shared, server, source, self.now);

@@ -27,7 +27,7 @@ impl EngineError {
     /// The session log cannot be written there.
     pub fn log(path: &str, error: &io::Error) -> Self {
         Self {
-            message: format!("cannot open the session log {path}: {error}"),
+            message: format!("cannot open the session log {path}: {}", said(error)),
             errno: error.raw_os_error().unwrap_or(0),
             address: String::new(),
         }
@@ -36,10 +36,19 @@ impl EngineError {
     /// The system refused something about a listener.
     pub fn listen(what: &str, address: &str, error: &io::Error) -> Self {
         Self {
-            message: format!("cannot {what} {address}: {error}"),
+            message: format!("cannot {what} {address}: {}", said(error)),
             errno: error.raw_os_error().unwrap_or(0),
             address: address.to_owned(),
         }
+    }
+}
+
+/// An error in the system's words; its number is left out, since people read this.
+pub fn said(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error ") {
+        Some(end) if error.raw_os_error().is_some() => text[..end].to_owned(),
+        _ => text,
     }
 }
 
@@ -58,4 +67,30 @@ pub fn is_local_shortage(error: &io::Error) -> bool {
                 | libc::ENETUNREACH
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_in_words() {
+        let refused = io::Error::from_raw_os_error(libc::ECONNREFUSED);
+        assert_eq!(said(&refused), "Connection refused");
+        assert_eq!(
+            said(&io::Error::other("no (os error 1)")),
+            "no (os error 1)"
+        );
+        let listen = EngineError::listen("listen on", "127.0.0.1:1", &refused);
+        assert_eq!(
+            listen.message,
+            "cannot listen on 127.0.0.1:1: Connection refused"
+        );
+        let log = EngineError::log("/x", &refused);
+        assert_eq!(
+            log.message,
+            "cannot open the session log /x: Connection refused"
+        );
+        assert_eq!(log.errno, libc::ECONNREFUSED);
+    }
 }

@@ -4,6 +4,7 @@
 //! session that goes well.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -64,6 +65,8 @@ pub struct Event {
     pub service: String,
     /// Server, or "".
     pub server: String,
+    /// Our address and the destination, of `HostBlocked` and `HostUnblocked`: checks tell of the same. Else "".
+    pub about: String,
     /// One sentence.
     pub message: String,
 }
@@ -80,6 +83,27 @@ pub struct Events {
 impl Events {
     /// Adds an event; drops the oldest when full.
     pub fn push(&self, kind: Kind, service: &str, server: &str, message: String) {
+        self.add(kind, service, (server, String::new()), message);
+    }
+
+    /// Adds an event about a server and one of our addresses; none: the one that the route uses.
+    pub fn push_about(
+        &self,
+        kind: Kind,
+        server: &str,
+        (source, destination): (Option<IpAddr>, &str),
+        message: String,
+    ) {
+        let source = source.map(|ip| ip.to_string()).unwrap_or_default();
+        self.add(
+            kind,
+            "",
+            (server, format!("{source} {destination}")),
+            message,
+        );
+    }
+
+    fn add(&self, kind: Kind, service: &str, (server, about): (&str, String), message: String) {
         let time = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0.0, |d| d.as_secs_f64());
@@ -93,6 +117,7 @@ impl Events {
             kind,
             service: service.to_owned(),
             server: server.to_owned(),
+            about,
             message,
         });
         self.arrived.notify_one();

@@ -271,6 +271,11 @@ impl Pooled {
         self.front.as_ref().map(Front::thread_id)
     }
 
+    /// Whether it has a server connection now.
+    pub fn has_connection(&self) -> bool {
+        self.back.is_some()
+    }
+
     /// The id on the server of the connection that it has now.
     pub fn server_connection_id(&self) -> Option<u32> {
         self.back.as_ref().map(|back| back.conn.thread_id())
@@ -281,7 +286,7 @@ impl Pooled {
         self.front.as_ref().map_or(0, Front::commands)
     }
 
-    /// Why it keeps its connection.
+    /// Why it keeps its connection, or kept it when it was lost.
     pub fn pin_word(&self) -> Option<&'static str> {
         let pin = self.front.as_ref().and_then(Front::pin);
         pin.map(Pin::word)

@@ -12,6 +12,7 @@ use portside_core::relay::{Action, ServerBytes};
 use portside_proto::err::errno;
 use portside_proto::proxy_header;
 
+use crate::error::said;
 use crate::events::Kind;
 use crate::plan::Server;
 use crate::session::{Client, Session};
@@ -84,7 +85,7 @@ impl Worker {
         if socket.failed {
             socket.failed = false;
             let error = sys::take_error(socket.fd()).err();
-            let text = error.map_or_else(|| "connection closed".to_owned(), |e| e.to_string());
+            let text = error.map_or_else(|| "connection closed".to_owned(), |e| said(&e));
             session.name_error(&text);
             session.relay.server_lost();
         } else if socket.connected {
@@ -320,21 +321,16 @@ impl Worker {
         let destination = &server.destinations[to];
         server.sources.reached(destination);
         for bar in server.sources.served(source_ip, destination) {
-            let ip = bar
-                .source
-                .map_or_else(|| "the route's address".into(), |ip| ip.to_string());
-            let (kind, text) = if bar.destination.is_empty() {
-                (
-                    Kind::SourceBack,
-                    format!("source address {ip} is back on this host"),
-                )
+            let events = &self.shared.events;
+            let (ip, there) = (our_address(bar.source), &bar.destination);
+            if there.is_empty() {
+                let text = format!("{ip} is back on this host");
+                events.push(Kind::SourceBack, "", &server.name, text);
             } else {
-                (
-                    Kind::HostUnblocked,
-                    format!("{} serves {ip} again", bar.destination),
-                )
-            };
-            self.shared.events.push(kind, "", &server.name, text);
+                let text = format!("server {}: {there} accepts {ip} again", server.name);
+                let about = (bar.source, there.as_str());
+                events.push_about(Kind::HostUnblocked, &server.name, about, text);
+            }
         }
     }
 
@@ -399,19 +395,20 @@ impl Worker {
             if let (Some(ports), Some(ip)) = (destination.ports.as_ref(), source_ip) {
                 ports.ledger.set_barred(ip, true);
             }
-            let ip = ours.map(|ip| ip.to_string()).unwrap_or_default();
             let cure = if number == errno::SERVER_HOST_BLOCKED {
-                "FLUSH HOSTS there, and raise max_connect_errors"
+                "FLUSH HOSTS there, and find what connects without logging in"
             } else {
-                "CREATE USER or GRANT for this address there"
+                "CREATE USER and GRANT for this address there"
             };
             let text = format!(
-                "{} refuses our address {ip} with error {number}: {message}. Cure: {cure}",
-                destination.text
+                "server {}: {} refuses {}: ERR {number}: {message}; cure: {cure}",
+                server.name,
+                destination.text,
+                our_address(source_ip.or(ours))
             );
-            self.shared
-                .events
-                .push(Kind::HostBlocked, "", &server.name, text);
+            let about = (source_ip, destination.text.as_str());
+            let events = &self.shared.events;
+            events.push_about(Kind::HostBlocked, &server.name, about, text);
         }
         is_host
     }
@@ -491,4 +488,8 @@ fn flush_server(session: &mut Session) {
             server.readable = true;
         }
     }
+}
+
+fn our_address(ip: Option<IpAddr>) -> String {
+    ip.map_or_else(|| "our address".into(), |ip| format!("our address {ip}"))
 }

@@ -18,11 +18,11 @@ pub struct SessionReport {
     pub client: String,
     /// Name.
     pub service: String,
-    /// Name, "" until chosen.
+    /// Name, "" until chosen; pool mode: "" while it has no connection.
     pub server: String,
-    /// Our `ip:port`, "" until known.
+    /// Our `ip:port`, "" until known; pool mode as `server`.
     pub source: String,
-    /// Their address, "" until chosen.
+    /// Their address, "" until chosen; pool mode as `server`.
     pub destination: String,
     /// Phase, or `closing`.
     pub state: &'static str,

@@ -350,14 +350,14 @@ impl Session {
 
     /// For `show sessions`.
     pub fn report(&self, now: u64) -> SessionReport {
+        // Between two commands a pool's session is nowhere; the log has where it was last.
+        let holds = self.pooled.as_ref().is_none_or(|p| p.has_connection());
         let last = self
             .assigned
             .as_ref()
             .map(|a| (&a.server, a.destination, a.source))
             .or_else(|| {
-                self.last
-                    .as_ref()
-                    .map(|l| (&l.server, l.destination, l.source))
+                (self.last.as_ref().filter(|_| holds)).map(|l| (&l.server, l.destination, l.source))
             });
         SessionReport {
             id: self.id,
@@ -379,7 +379,7 @@ impl Session {
                 .map(str::to_owned),
             connection_id: self.pooled.as_ref().and_then(|p| p.connection_id()),
             server_connection_id: (self.pooled.as_ref()).and_then(|p| p.server_connection_id()),
-            pinned: self.pooled.as_ref().and_then(|p| p.pin_word()),
+            pinned: (self.pooled.as_ref().filter(|_| holds)).and_then(|p| p.pin_word()),
             tls: self.pooled.as_ref().and_then(|p| p.tls).map(|tls| tls.0),
             tls_cipher: self.pooled.as_ref().and_then(|p| p.tls).map(|tls| tls.1),
         }

@@ -112,6 +112,8 @@ class SessionView:
     client: str
     service: str
     server: str
+    """Where it is connected to; pool mode: "" while it has no server connection, and so are the
+    next two."""
     source: str
     destination: str
     state: str
@@ -128,7 +130,7 @@ class SessionView:
     server_connection_id: int | None = None
     """Pool mode: the id on the server of the connection that it has now; None: none."""
     pinned: str = ""
-    """Pool mode: why it keeps its server connection."""
+    """Pool mode: why it keeps its server connection; "" also when that was lost."""
     tls: str = ""
     """Pool mode: version of the client's TLS; "" without."""
     tls_cipher: str = ""

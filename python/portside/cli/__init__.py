@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from portside.counted import counted
 from portside.errors import ConfigError, ExitCode, PortsideError
 
 _SUBJECTS = ("services", "servers", "ports", "sessions", "events", "config")
@@ -407,8 +408,7 @@ def run_command(arguments: list[str] | None = None) -> int:
     except click.Abort:
         return 130  # 128 + SIGINT, as a shell says it
     except ConfigError as error:
-        count = len(error.problems)
-        click.echo(f"{error}\n{count} mistake{'' if count == 1 else 's'}", err=True)
+        click.echo(f"{error}\n{counted(len(error.problems), 'mistake')}", err=True)
         return ExitCode.NO
     except PortsideError as error:
         click.echo(f"portside: {error}", err=True)

@@ -22,6 +22,7 @@ from portside.config import limits, load, port_space, schema, server_limits, war
 from portside.config.addresses import Address
 from portside.config.load import in_file
 from portside.config.model import Config, Server
+from portside.counted import counted
 from portside.errors import ConfigError, ExitCode, Problem
 
 
@@ -91,8 +92,7 @@ def _print_mistakes(mistakes: Sequence[Problem], as_json: bool) -> None:
         return
     for mistake in mistakes:
         click.echo(str(mistake), err=True)
-    plural = "" if len(mistakes) == 1 else "s"
-    click.secho(f"{len(mistakes)} mistake{plural}", fg="red", bold=True, err=True)
+    click.secho(counted(len(mistakes), "mistake"), fg="red", bold=True, err=True)
 
 
 def _print_json(
@@ -120,8 +120,9 @@ def _print_report(
     for doubt in doubts:
         click.echo(f"{click.style('warning', fg='yellow')}: {doubt}")
     click.echo(
-        f"{path}: {click.style('no mistakes', fg='green')}; {_count(config.services, 'service')},"
-        f" {_count(config.servers, 'server')}, {_count(range(config.portside.workers), 'worker')}"
+        f"{path}: {click.style('no mistakes', fg='green')};"
+        f" {counted(len(config.services), 'service')}, {counted(len(config.servers), 'server')},"
+        f" {counted(config.portside.workers, 'worker')}"
     )
     click.echo(f"Sessions: at most {need.max_sessions:,}. Open files: {need.text}.")
     _print_ports(_port_needs(config))
@@ -169,7 +170,3 @@ def _print_ports(needs: Sequence[port_space.PortNeed]) -> None:
 
 def _mib(count: int) -> str:
     return f"{count / (1 << 20):,.1f} MiB"
-
-
-def _count(items: Sequence[object], word: str) -> str:
-    return f"{len(items)} {word}{'' if len(items) == 1 else 's'}"

@@ -16,6 +16,7 @@ from typing import Final, TextIO
 import click
 
 from portside.cli import table
+from portside.counted import counted
 from portside.errors import ExitCode
 from portside.importer.imported import (
     Imported,
@@ -83,7 +84,7 @@ def _summary(done: Imported) -> str:
     found = done.counts
     asked = f" {done.asked_haproxy} takes the file." if done.asked_haproxy else ""
     return (
-        f"{_count(done.services, 'service')}, {_count(done.servers, 'server')}. Lines: "
+        f"{counted(done.services, 'service')}, {counted(done.servers, 'server')}. Lines: "
         f"{found['carried']} carried, {found['changed']} changed in meaning, {found['dropped']}"
         f" dropped, {found['stays']} stay where they are.{asked}"
     )
@@ -119,7 +120,3 @@ def _print_json(done: Imported | None, rows: Sequence[Row]) -> None:
         "lines": [asdict(row) for row in rows],
     }
     click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

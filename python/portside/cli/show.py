@@ -18,6 +18,7 @@ import click
 from portside.admin.client import AdminClient
 from portside.admin.views import PortView
 from portside.cli import table
+from portside.counted import counted
 from portside.errors import ExitCode, PortsideError
 from portside.ports import words
 
@@ -75,7 +76,7 @@ def _headline(answer: Row) -> str:
     return (
         f"Portside {answer['version']}, pid {answer['pid']}, up {duration(answer['uptime_s'])}, "
         f"{state}, {answer['sessions']:,} of {answer['max_sessions']:,} sessions, "
-        f"{answer['workers']} worker{'' if answer['workers'] == 1 else 's'}, "
+        f"{counted(answer['workers'], 'worker')}, "
         f"{answer['config_path'] or 'configuration from a program'}"
     )
 
@@ -207,8 +208,8 @@ def sessions(rows: Sequence[Row]) -> list[table.Part]:
             *(_connection_ids(row) if has_pool else ()),
             row["client"],
             row["service"],
-            row["server"],
-            row["source"],
+            row["server"] or "-",
+            row["source"] or "-",
             row["state"],
             # An older instance has no pool mode.
             row.get("user", ""),

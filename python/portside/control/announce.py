@@ -18,6 +18,9 @@ REPEAT_S = 10.0
 _EACH_ITS_ADDRESS = frozenset({"host_blocked", "host_unblocked", "source_suspended", "source_back"})
 _ADDRESSES = 16
 """So many of these are told in that time: a missing GRANT may hit each of 254 addresses."""
+STANDS_S = 600.0
+"""The checks and the data plane both meet a server that refuses an address of ours: whoever comes
+second within this time tells nothing new."""
 
 
 class Announcer:
@@ -30,6 +33,8 @@ class Announcer:
         self._clock = clock
         self._told: dict[tuple[str, str, str], list[float]] = {}
         self._held: dict[tuple[str, str, str], int] = {}
+        self._stands: dict[tuple[str, str], tuple[str, float]] = {}
+        """What was told last of a server and an address of ours, and when."""
 
     def tell(self, kind: str, text: str, *, service: str = "", server: str = "") -> None:
         """One event of the control side, now."""
@@ -37,12 +42,16 @@ class Announcer:
 
     def health(self, event: HealthEvent) -> None:
         """One event of the checks."""
-        self._put(self._clock(), event.kind, event.message, event.service, event.server)
+        now = self._clock()
+        if self._is_news(event.kind, event.server, event.about, now):
+            self._put(now, event.kind, event.message, event.service, event.server)
 
     def engine(self, event: Mapping[str, Any]) -> None:
         """One event of the engine."""
         key = (event["kind"], event["service"], event["server"])
         now = event["time"]
+        if not self._is_news(event["kind"], event["server"], event.get("about", ""), now):
+            return
         recent = [moment for moment in self._told.get(key, ()) if now - moment < REPEAT_S]
         if len(recent) >= (_ADDRESSES if event["kind"] in _EACH_ITS_ADDRESS else 1):
             self._held[key] = self._held.get(key, 0) + 1
@@ -53,6 +62,15 @@ class Announcer:
         if held := self._held.pop(key, 0):
             text += f" ({held} more since the last message of this kind)"
         self._put(now, event["kind"], text, event["service"], event["server"])
+
+    def _is_news(self, kind: str, server: str, about: str, now: float) -> bool:
+        if not about:
+            return True
+        before, moment = self._stands.get((server, about), ("", 0.0))
+        if before == kind and now - moment < STANDS_S:
+            return False
+        self._stands[server, about] = (kind, now)
+        return True
 
     def _put(self, moment: float, kind: str, text: str, service: str, server: str) -> None:
         self.counts[kind] += 1

@@ -35,6 +35,7 @@ from portside.control.names import Names
 from portside.control.refusal import unknown
 from portside.control.resolve import Lookup, look_up
 from portside.control.state import Composition, Overrides, World, actions, compose
+from portside.counted import counted
 from portside.errors import PortsideError
 from portside.health.monitor import HealthMonitor, ServerHealth
 from portside.health.proxy_header import header_refusals
@@ -347,7 +348,7 @@ class Instance:
                 at_boundary=close.at_boundary,
             )
             if told:
-                text = f"{close.reason}: closing {told} session{'' if told == 1 else 's'}"
+                text = f"{close.reason}: closing {counted(told, 'session')}"
                 self._announcer.tell(
                     "sessions_closed", text, service=close.service or "", server=close.server
                 )
@@ -371,7 +372,7 @@ class Instance:
         self._cuts.pop((kind, name), None)
         told = self.plane.close_sessions(**{kind: name})  # type: ignore[arg-type]
         if told:
-            count = f"{told} session{'' if told == 1 else 's'}"
+            count = counted(told, "session")
             text = f"{kind} {name}, removed by a reload: {count} outlived its drain: closed"
             self._announcer.tell("sessions_closed", text)
 

@@ -15,6 +15,7 @@ from portside.admin.views import ReloadView
 from portside.config.load import warnings
 from portside.control.difference import changes, restart_mistakes
 from portside.control.log_file import refuse_unwritable
+from portside.counted import counted
 from portside.errors import ConfigError, PortsideError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _is_greeted_anew(old: Config, server: Server) -> bool:
 
 
 def _refused(mistakes: tuple[str, ...]) -> ReloadView:
-    count = f"{len(mistakes)} mistake{'' if len(mistakes) == 1 else 's'}"
+    count = counted(len(mistakes), "mistake")
     text = f"not reloaded: {count}; the configuration in force stays."
     return ReloadView(False, time.time(), text, (), mistakes)
 
@@ -96,8 +97,7 @@ def _sentence(changed: tuple[str, ...], verb: str) -> str:
     if not changed:
         return "The file says what is already in force."
     done = "Reloaded" if verb == "changed" else "Dry run"
-    what = f"{len(changed)} thing{'' if len(changed) == 1 else 's'}"
-    return f"{done}: {what} {verb}."
+    return f"{done}: {counted(len(changed), 'thing')} {verb}."
 
 
 def _event_text(view: ReloadView) -> str:

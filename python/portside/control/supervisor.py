@@ -22,6 +22,7 @@ from portside.control.journal import log
 from portside.control.listeners import Listeners
 from portside.control.log_file import refuse_unwritable
 from portside.control.notify import Notifier, take_inherited_listeners
+from portside.counted import counted
 from portside.errors import ExitCode, PortsideError
 
 STATUS_EVERY_S = 10.0
@@ -150,7 +151,8 @@ class Supervisor:
         standing = instance.composed.standing
         good = sum(bool(service.active) for service in standing.values())
         return (
-            f"{good} of {len(standing)} services have a server, {instance.sessions_now()} sessions"
+            f"{good} of {counted(len(standing), 'service')} with a server,"
+            f" {counted(instance.sessions_now(), 'session')}"
         )
 
     def _say_started(self, took_s: float) -> None:
@@ -159,12 +161,12 @@ class Supervisor:
             where = ", ".join(str(listen.address) for listen in service.listen)
             log.info("service %s listens on %s", service.name, where)
         log.info(
-            "portside %s runs %s: %d services, %d servers, %d workers; ready in %.1f s",
+            "portside %s runs %s: %s, %s, %s; ready in %.1f s",
             version(),
             self._path,
-            len(config.services),
-            len(config.servers),
-            config.portside.workers,
+            counted(len(config.services), "service"),
+            counted(len(config.servers), "server"),
+            counted(config.portside.workers, "worker"),
             took_s,
         )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from portside.control.refusal import Refusal, unknown
 from portside.control.state import AdminState, Composition, World, file_weight
+from portside.counted import counted
 from portside.health.eligibility import SwitchRefused
 from portside.health.eligibility import switch as decide_switch
 from portside.health.requirement import service_rules
@@ -55,7 +56,7 @@ def _server_sentence(server: str, state: AdminState, before: AdminState, view: S
     parts = ["no new sessions"]
     if relayed or view.pool_max is None:
         end = "may go on" if is_drain else "will end between two commands"
-        parts.append(f"{_number(relayed, 'session')} {end}")
+        parts.append(f"{counted(relayed, 'session')} {end}")
     if view.pool_open:
         parts.append(_pooled_part(view, is_drain=is_drain))
     return f"server {server} is {still} in {state}: {', '.join(parts)}."
@@ -63,18 +64,14 @@ def _server_sentence(server: str, state: AdminState, before: AdminState, view: S
 
 def _pooled_part(view: ServerView, *, is_drain: bool) -> str:
     """What becomes of connections that clients share, and of the clients that use one now."""
-    pooled = f"{_number(view.pool_open, 'pooled connection')} will go"
+    pooled = f"{counted(view.pool_open, 'pooled connection')} will go"
     if not view.pool_busy:
         return pooled
     if is_drain:
         return f"{pooled}, {view.pool_busy} of them when a client is done with it"
-    clients = _number(view.pool_busy, "client")
+    clients = counted(view.pool_busy, "client")
     verb = "uses" if view.pool_busy == 1 else "use"
     return f"{pooled}, and {clients} that {verb} one now will end between two commands"
-
-
-def _number(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def _left_without(after: Composition, server: str) -> str:

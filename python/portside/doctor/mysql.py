@@ -21,6 +21,7 @@ from pymysql.constants import ER
 
 from portside.doctor.facts import Database, printable
 from portside.doctor.login import Login
+from portside.foreign_text import in_words
 
 _TIMEOUT_S: Final = 5  # for one read
 _LIMIT_S: Final = 10  # for the whole login, and for all questions together
@@ -125,14 +126,14 @@ class Session:
         if isinstance(error, _STRANGE) or "Packet sequence number wrong" in str(error):
             return replace(nothing, unreachable="what answers there is not MySQL or MariaDB")
         if not isinstance(error, pymysql.err.MySQLError):
-            return replace(nothing, unreachable=printable(str(error)))
+            return replace(nothing, unreachable=printable(in_words(error)))
         code = error.args[0] if error.args else 0
         words = printable(str(error.args[1] if len(error.args) > 1 else error))
         if code in _REFUSALS:
             return replace(nothing, refused=f"{code} {words}")
         if code == ER.ACCESS_DENIED_ERROR:
             words = f"wrong user or password: {words}"
-        return replace(nothing, unreachable=words)
+        return replace(nothing, unreachable=in_words(words))
 
 
 def _status(connection: _Connection) -> dict[str, int]:

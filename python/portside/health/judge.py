@@ -178,12 +178,17 @@ class Rules:
 
 @dataclass(frozen=True)
 class HealthEvent:
-    """Something an administrator may want to know. ``service`` and ``server`` may be ""."""
+    """Something an administrator may want to know. ``service`` and ``server`` may be "".
+
+    Attributes:
+        about: our address and the destination, where the data plane may tell the same.
+    """
 
     kind: str
     message: str
     server: str = ""
     service: str = ""
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -328,26 +333,30 @@ def _track_blocked(
         if one.status is Status.L7OK and not one.full
     }
     events = [
-        HealthEvent("host_blocked", _blocked_text(state.name, block), state.name)
+        HealthEvent(
+            "host_blocked", _blocked_text(state.name, block), state.name, about=" ".join(key)
+        )
         for key, block in seen.items()
         if key not in state.blocked
     ]
     for source, destination in sorted(working & state.blocked):
-        text = f"server {state.name}: {destination} lets {source or 'our address'} in again"
-        events.append(HealthEvent("host_unblocked", text, state.name))
+        ours = f"our address {source}".rstrip()
+        text = f"server {state.name}: {destination} accepts {ours} again"
+        about = f"{source} {destination}"
+        events.append(HealthEvent("host_unblocked", text, state.name, about=about))
     return replace(state, blocked=(state.blocked | frozenset(seen)) - working), events
 
 
 def _blocked_text(server: str, block: HostBlocked) -> str:
-    address = block.source or "the address the route uses"
+    ours = f"our address {block.source}".rstrip()
     cure = {
         1129: "cure: FLUSH HOSTS there, and find what connects without logging in",
         1130: f"cure: CREATE USER ... @'{block.source or '<our address>'}' and its GRANTs there",
         1045: f"cure: the GRANT and password for '{block.source or '<our address>'}' there",
     }.get(block.errno, "")
     return (
-        f"server {server}: {block.destination} refuses {address}: "
-        f"ERR {block.errno} {block.text}; {cure}"
+        f"server {server}: {block.destination} refuses {ours}: "
+        f"ERR {block.errno}: {block.text}; {cure}"
     )
 
 

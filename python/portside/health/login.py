@@ -19,7 +19,7 @@ import pymysql
 from pymysql.connections import Connection
 from pymysql.cursors import DictCursor
 
-from portside.foreign_text import one_line
+from portside.foreign_text import in_words, one_line
 
 from .greeting import ER_CON_COUNT
 from .judge import Readings, Status
@@ -156,14 +156,14 @@ def _failure(error: pymysql.err.MySQLError) -> Answer:
     number, text = _number_and_text(error)
     original = getattr(error, "original_exception", None)
     if isinstance(original, ssl.SSLError):
-        return Answer(Status.L6RSP, f"TLS handshake: {original}", number)
+        return Answer(Status.L6RSP, f"TLS handshake: {in_words(original)}", number)
     if number == ER_CON_COUNT:
         return full_answer(text)
     if number in LIMIT_ERRORS:
         return Answer(Status.L7TOUT, "the query did not end in time", number)
     if number and number not in CLIENT_ERRORS:
         return Answer(Status.L7STS, f"ERR {number} {text}", number, definitive=True)
-    return Answer(Status.L7RSP, text, number)
+    return Answer(Status.L7RSP, in_words(text), number)
 
 
 def full_answer(text: str) -> Answer:

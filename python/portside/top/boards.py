@@ -245,7 +245,7 @@ def _session(row: Row, has_pool: bool) -> Line:
         *((Field(str(own or ""), by=own),) if has_pool else ()),
         Field(row["client"]),
         Field(row["service"]),
-        Field(row["server"]),
+        Field(row["server"] or "-"),
         Field(row["state"], GOOD if row["state"] == "query" else ""),
         *((Field(row.get("pinned", "")),) if has_pool else ()),
         Field(duration(row["age_s"]), by=row["age_s"]),

@@ -14,6 +14,7 @@ use super::securing::secure_server;
 use super::welcome::random;
 use super::{unpack_pool, Back, Place, State};
 use crate::attempt::{LOOK_MS, RESET_WAS_LOST};
+use crate::error::said;
 use crate::events::Kind;
 use crate::ports;
 use crate::socket::Read;
@@ -137,7 +138,7 @@ impl Worker {
     fn connect_back(&mut self, mut back: Box<Back>) {
         if back.socket.failed {
             let error = sys::take_error(back.socket.fd()).err();
-            let text = error.map_or_else(|| "connection closed".to_owned(), |e| e.to_string());
+            let text = error.map_or_else(|| "connection closed".to_owned(), |e| said(&e));
             return self.back_failed(back, &text, true);
         }
         if !back.socket.connected {

@@ -15,6 +15,7 @@ use portside_proto::proxy_header;
 use super::welcome::random;
 use super::{pool_token, Back, Place, PoolSlot, Share, State, Victim};
 use crate::attempt::{lift_bars, no_source_text, Failed, Opened};
+use crate::error::said;
 use crate::plan::{Server, Service};
 use crate::ports::Held;
 use crate::worker::Worker;
@@ -202,7 +203,7 @@ impl Worker {
             .register(&mut SourceFd(&fd), token, both);
         back.socket.watches_writes = true;
         if let Err(e) = watched {
-            return self.back_failed(back, &format!("epoll: {e}"), false);
+            return self.back_failed(back, &format!("epoll: {}", said(&e)), false);
         }
         let limit = self.now + back.rules.connect_ms;
         self.arm_back(&mut back, limit);

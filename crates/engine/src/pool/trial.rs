@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::accounts::Account;
 use super::warming::GUESS;
 use super::welcome::random;
-use crate::error::EngineError;
+use crate::error::{said, EngineError};
 use crate::snapshot::{ServerTlsSpec, UserSpec};
 use crate::socket::{Read, Socket};
 use crate::sys;
@@ -75,8 +75,8 @@ pub fn try_login(fd: RawFd, spec: &str, limit: Duration) -> Result<String, Engin
     let tls = spec.tls.as_ref().map(|tls| Behind::build(tls, None));
     let tls = tls.transpose().map_err(EngineError::snapshot)?;
     let own = sys::borrow(fd).and_then(|fd| BorrowedFd::try_clone_to_owned(&fd));
-    let own =
-        own.map_err(|e| EngineError::snapshot(format!("no descriptor for the login: {e}")))?;
+    let own = own
+        .map_err(|e| EngineError::snapshot(format!("no descriptor for the login: {}", said(&e))))?;
     let (fd, peer) = peer_of(own);
     let transport = match (tls.as_ref(), peer) {
         (Some(tls), peer) => tls.transport(peer.is_some()),
@@ -256,5 +256,8 @@ fn broken(text: &str) -> Refusal {
 
 #[allow(clippy::needless_pass_by_value)] // for map_err
 fn lost(error: io::Error) -> Refusal {
-    (Outcome::Broken, format!("the connection broke: {error}"))
+    (
+        Outcome::Broken,
+        format!("the connection broke: {}", said(&error)),
+    )
 }
