@@ -243,6 +243,8 @@ impl Reply {
     }
 
     /// Takes a header, or bytes of one packet. An empty packet has an end all the same.
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // else 20 ns per row that is passed on untouched, not 10
     pub(crate) fn turn<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Turn<'a>, Error> {
         self.has_begun |= !bytes.is_empty();
         if !self.in_packet {
