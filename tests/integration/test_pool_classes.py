@@ -70,7 +70,9 @@ OTHERS: tuple[Step, ...] = (
     Query(b"SELECT CAST('q' AS SIGNED) FROM t"),
     Command(14),
     Query(b"SHOW WARNINGS"),
-    Query(b"SELECT a FROM t"),
+    # It leaves the connection on which it waited.
+    Query(b"UPDATE t SET b = 'w' WHERE a = 3"),
+    Query(b"SHOW WARNINGS"),
     Query(b"CALL p()"),
     Query(b"SHOW WARNINGS"),
     Query(b"SELECT 1; SELECT a FROM t WHERE 0; DO 1; SELECT 2"),
