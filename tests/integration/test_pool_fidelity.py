@@ -23,7 +23,7 @@ from tests.integration.test_pool import config
 from tests.support.instance import Instance
 from tests.support.servers import APP_PASSWORD, APP_USER, Database
 from tests.support.waiting import wait_until
-from tests.support.wire_client import FLAGS, Packet, Shape, WireClient
+from tests.support.wire_client import FLAGS, Packet, Shape, WireClient, masked
 from tests.support.wire_play import (
     Execute,
     LongData,
@@ -97,6 +97,10 @@ class Pair:
     def pooled(self, flags: int, database: str | None = SCHEMA) -> WireClient:
         return WireClient(self._pool, APP_USER, APP_PASSWORD, flags=flags, database=database)
 
+    def of_neighbours(self, flags: int) -> int:
+        """The flags of those who use the pool besides a client with these."""
+        return flags
+
     def fresh(self) -> None:
         """The schema as each program finds it."""
         with self.direct(FLAGS["MULTI_STATEMENTS"], None) as client:
@@ -117,7 +121,11 @@ class Pair:
                 # What follows may ask for the statement that was refused.
                 self.unknown += 1
                 break
-            assert seen.pooled == seen.direct, difference(seen)
+            assert self.alike(seen.pooled) == self.alike(seen.direct), difference(seen)
+
+    def alike(self, reply: list[Packet]) -> list[Packet]:
+        """A reply without what may differ."""
+        return reply
 
     def _is_gone(self, connection: int) -> None:
         """Its locks, too: servers let go of them after they have closed the socket."""
@@ -131,7 +139,8 @@ class Pair:
             neighbours = []
             for number in range(self._size):
                 bursts = POISON[number:] + POISON[:number]
-                neighbours.append(Neighbour(lambda: self.pooled(flags, "beside"), bursts))
+                others = partial(self.pooled, self.of_neighbours(flags), "beside")
+                neighbours.append(Neighbour(others, bursts))
                 stack.callback(neighbours[-1].end)
             player = stack.enter_context(Player(lambda: self.pooled(flags)))
             # Nothing keeps the connection yet.
@@ -240,6 +249,36 @@ def test_a_session_of_a_mixed_service_keeps_to_one_family(
         for row, flags in enumerate(rows(pair)[:3]):
             compare(pair, flags, 7000 + 10 * number + row, is_mariadb=number == 0)
         report(pair, f"mixed, {server.product}")
+
+
+class TwoKinds(Pair):
+    """The neighbours have DEPRECATE_EOF where the tested client has not, and vice versa."""
+
+    def of_neighbours(self, flags: int) -> int:
+        return flags ^ FLAGS["DEPRECATE_EOF"]
+
+    def alike(self, reply: list[Packet]) -> list[Packet]:
+        return masked(reply)
+
+
+@pytest.mark.timeout(180 + 60 * MINUTES)
+@pytest.mark.parametrize("product", ["mariadb", pytest.param("mysql9", marks=pytest.mark.mysql9)])
+def test_a_client_cannot_tell_that_another_kind_shares_its_connections(
+    product: str,
+    request: pytest.FixtureRequest,
+    run_portside: Callable[..., Instance],
+) -> None:
+    trio: Trio = request.getfixturevalue("trio" if product == "mariadb" else "mysql9_trio")
+    pool = 'max = 1\nopen_rate = 10000\n[timeouts]\nqueue = "20s"'
+    pair = TwoKinds(trio.primary, run_portside(config(trio.primary, workers=1, pool=pool)))
+    usual = FLAGS["MULTI_STATEMENTS"] | FLAGS["MULTI_RESULTS"] | FLAGS["PS_MULTI_RESULTS"]
+    for number in seeds():
+        for row, flags in enumerate((usual, usual | FLAGS["DEPRECATE_EOF"])):
+            if MINUTES == 0 and row == (product == "mariadb"):
+                continue  # in CI each with one server
+
+            compare(pair, flags, 9000 + 10 * number + row, is_mariadb=product == "mariadb")
+    report(pair, f"{product}, two kinds")
 
 
 # With MariaDB a number of its own; both end the connection behind it.

@@ -41,6 +41,9 @@ FLAGS = {
 LOGIN = 0x1 | 0x200 | 0x8000 | 0x80000
 CONNECT_WITH_DB = 0x8
 MORE_RESULTS = 0x8
+OUT_PARAMETERS = 0x1000
+# Transaction, autocommit, how strings are read: not about one statement.
+LASTING = 0x1 | 0x2 | 0x200 | 0x2000 | 0x8000
 
 
 class Shape(Enum):
@@ -245,6 +248,10 @@ class WireClient:
             # MySQL may fail to open a cursor; else its rows are fetched.
             if end[0] == 0xFF or eof_status(end) & 0x40:
                 return False
+            if eof_status(end) & OUT_PARAMETERS:
+                # An OK follows, of which MySQL's EOF behind them says nothing.
+                self._rows(seen)
+                return True
         return self._rows(seen) & MORE_RESULTS != 0
 
     def _rows(self, seen: list[Packet]) -> int:
@@ -315,3 +322,19 @@ def first_value(reply: list[Packet], flags: int) -> bytes:
     row = reply[2 if flags & FLAGS["DEPRECATE_EOF"] else 3].payload
     size, at = lenenc(row)
     return row[at : at + size]
+
+
+def masked(reply: list[Packet]) -> list[Packet]:
+    """A reply whose EOFs behind definitions have only flags of the session, and no warnings.
+
+    Where Portside puts one in, it knows no more.
+    """
+    seen, is_first = [], True
+    for one in reply:
+        if len(one.payload) == 5 and one.payload[0] == 0xFE:
+            if is_first and not eof_status(one.payload) & 0x48:
+                flags = eof_status(one.payload) & LASTING
+                one = one._replace(payload=b"\xfe\0\0" + flags.to_bytes(2, "little"))
+            is_first = not is_first
+        seen.append(one)
+    return seen

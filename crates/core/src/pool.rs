@@ -62,8 +62,13 @@ pub const LOGIN: u64 = (capability::LONG_PASSWORD
     | capability::CONNECT_ATTRS
     | capability::PLUGIN_AUTH_LENENC_DATA) as u64;
 
-/// What two clients must have in common to share a connection: flags and collation of their logins. No reply is
-/// translated from one class to another.
+/// Flags whose replies are never translated: with the changes of a session that only an OK in place of an EOF tells of,
+/// with packets of the client or of progress in their middle.
+const UNTRANSLATED: u64 =
+    (capability::SESSION_TRACK | capability::LOCAL_FILES) as u64 | extended::PROGRESS;
+
+/// What two clients must have in common to share a connection: flags and collation of their logins; but see
+/// [`Class::is_near`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Class {
     /// Of [`CHOICE`], and LOCAL_FILES where the service allows it.
@@ -78,6 +83,16 @@ impl Class {
     /// Whether its connections have this flag.
     pub fn has(self, flag: u32) -> bool {
         self.capabilities & u64::from(flag) != 0
+    }
+
+    /// Whether some replies can be translated from one to the other: they differ in nothing but `DEPRECATE_EOF`.
+    pub fn is_near(self, other: Self) -> bool {
+        let eof = u64::from(capability::DEPRECATE_EOF);
+        let turned = Self {
+            capabilities: self.capabilities ^ eof,
+            ..self
+        };
+        turned == other && self.capabilities & UNTRANSLATED == 0
     }
 
     /// The class of a login to a service that offers `offered`.
@@ -192,6 +207,8 @@ pub struct Want<'a> {
     pub needs: Needs<'a>,
     /// Where its statement is already.
     pub home: Option<Home>,
+    /// It is a read, or a login's choice of a schema: its reply can be translated, and nothing of it binds for long.
+    pub only_reads: bool,
 }
 
 impl Want<'_> {

@@ -103,7 +103,7 @@ pub struct Verdict {
     pub pins: Pins,
     /// What it needs of earlier statements.
     pub asks: Asks,
-    /// A SELECT that changes nothing and locks nothing, whatever schema and settings it finds: to be thrown away is
+    /// A SELECT or SHOW that changes nothing and locks nothing, whatever schema and settings it finds: to be thrown away is
     /// all that can become of its answer.
     pub is_read: bool,
     /// It reads or writes a table for certain: MariaDB keeps earlier warnings through all others.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use portside_core::pool::{
     Channel, Class, Conn, Context, Event, Learnt, Server, Session, Step, Transport, User,
 };
-use portside_proto::command::com;
+use portside_proto::command::{capability, com};
 use portside_proto::handshake::offer::{command, ok};
 use portside_proto::handshake::server::{greeting_packet, one_row};
 use portside_proto::handshake::{ClientLogin, Secret, Step as LoginStep};
@@ -130,6 +130,32 @@ fn ten_thousand_queries_allocate_nothing() {
         let outcome = conn.relay(&mut &reply[..]).unwrap().unwrap();
         session.replied(&outcome, &mut conn, 1);
         assert!(!session.is_pinned());
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+}
+
+#[test]
+fn ten_thousand_translated_replies_allocate_nothing() {
+    let (mut session, mut conn) = (logged_in(), ready());
+    let class = conn.class();
+    let query = command(com::QUERY, b"SELECT name FROM shop.items");
+    let mut reply = one_row("name", b"value");
+    let (mut translated, mut before) = (Vec::new(), 0);
+    // An EOF less, and an OK in place of the other.
+    let length = reply.len() - 9 + 2;
+    conn.lent_to(Class {
+        capabilities: class.capabilities | u64::from(capability::DEPRECATE_EOF),
+        ..class
+    });
+    for n in 0..=QUERIES {
+        assert_eq!(step(&mut session, &query, Some(&mut conn)).1, Step::Forward);
+        let (outcome, seen, _) = conn.pass_on(&mut reply, &mut translated);
+        assert_eq!(seen.len(), length);
+        session.replied(&outcome.unwrap().unwrap(), &mut conn, 1);
+        if n == 0 {
+            // The buffer is warm.
+            before = ALLOCATIONS.get();
+        }
     }
     assert_eq!(ALLOCATIONS.get() - before, 0);
 }

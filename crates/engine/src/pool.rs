@@ -555,6 +555,8 @@ pub struct Pool {
     released: u32,
     /// For what servers send; made with the first pool service.
     scratch: Box<[u8]>,
+    /// What a client sees of a reply that is translated.
+    translated: Vec<u8>,
     /// A buffer for clients' commands, lent to the one that is driven.
     spare: Vec<u8>,
     /// Scouts under way, by server name.

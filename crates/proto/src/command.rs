@@ -146,6 +146,8 @@ pub mod status {
     pub const CURSOR_EXISTS: u16 = 1 << 6;
     /// `sql_mode` has NO_BACKSLASH_ESCAPES.
     pub const NO_BACKSLASH_ESCAPES: u16 = 1 << 9;
+    /// The result set is the OUT parameters of a prepared CALL.
+    pub const PS_OUT_PARAMS: u16 = 1 << 12;
     /// A read-only transaction is open.
     pub const IN_TRANS_READONLY: u16 = 1 << 13;
     /// Session state changes follow in the OK packet.

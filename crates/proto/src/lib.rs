@@ -22,6 +22,7 @@ pub mod login;
 pub mod parameters;
 pub mod proxy_header;
 pub mod quit;
+pub mod reframe;
 pub mod refuse_login;
 pub mod reply;
 pub mod single;

@@ -105,6 +105,29 @@ pub enum Error {
     Malformed,
 }
 
+/// What one turn of reading came to.
+pub(crate) enum Turn<'a> {
+    /// Bytes are missing.
+    More,
+    /// A packet's header.
+    Header,
+    /// Bytes of a packet that is not over; there are no more.
+    Piece(&'a [u8]),
+    /// The last bytes of a packet, and whether they are the reply's.
+    End(&'a [u8], bool),
+}
+
+/// What a packet that begins may be, if its first byte is that of an EOF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// No end of anything.
+    No,
+    /// That of definitions.
+    OfDefinitions,
+    /// That of rows, or the whole answer.
+    OfRows,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     /// The first packet of a reply or of a further result.
@@ -136,7 +159,11 @@ pub struct Reply {
     columns: u64,
     /// The server leaves out the definitions, but not the EOFs behind them.
     is_bare: bool,
+    /// The result set is OUT parameters: an OK follows, of which MySQL's EOF behind the row says nothing.
+    has_out_parameters: bool,
     outcome: Outcome,
+    /// Ends of definitions that no packet has told of.
+    silent_ends: u8,
     head: [u8; HEADER_LEN],
     have: u8,
     front: [u8; FRONT],
@@ -166,6 +193,7 @@ impl Reply {
             },
             columns: 0,
             is_bare: false,
+            has_out_parameters: false,
             outcome: Outcome {
                 error: None,
                 status: None,
@@ -177,6 +205,7 @@ impl Reply {
                 parameters: 0,
                 definitions: 0,
             },
+            silent_ends: 0,
             head: [0; HEADER_LEN],
             have: 0,
             front: [0; FRONT],
@@ -203,38 +232,83 @@ impl Reply {
     /// Takes bytes up to the reply's end. None: all were taken, more are to come; or all up to the end of a
     /// request for a file ([`Self::take_file`]).
     pub fn feed(&mut self, bytes: &mut &[u8]) -> Result<Option<Outcome>, Error> {
-        self.has_begun |= !bytes.is_empty();
         loop {
-            if !self.in_packet {
-                let (full, rest) = gather(&mut self.head, &mut self.have, bytes);
-                *bytes = rest;
-                if !full {
-                    return Ok(None);
-                }
-                self.have = 0;
-                let [length @ .., _] = self.head;
-                (self.length, self.left) = (u24(length), u24(length));
-                (self.in_packet, self.front_have) = (true, 0);
-                self.digest(&length);
-            }
-            let (piece, rest) = split(bytes, self.left);
-            self.left -= piece.len() as u32;
-            *bytes = rest;
-            self.keep_front(piece);
-            self.digest(piece);
-            self.keep_file(piece)?;
-            if self.left > 0 {
-                return Ok(None);
-            }
-            self.in_packet = false;
-            let continuation = std::mem::replace(&mut self.continues, self.length == MAX_PAYLOAD);
-            if !continuation && self.packet()? {
-                return Ok(Some(self.outcome));
-            }
-            if self.wants_file {
-                return Ok(None);
+            match self.turn(bytes)? {
+                Turn::More | Turn::Piece(_) => return Ok(None),
+                Turn::End(_, true) => return Ok(Some(self.outcome)),
+                Turn::End(..) if self.wants_file => return Ok(None),
+                Turn::Header | Turn::End(..) => {}
             }
         }
+    }
+
+    /// Takes a header, or bytes of one packet. An empty packet has an end all the same.
+    pub(crate) fn turn<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Turn<'a>, Error> {
+        self.has_begun |= !bytes.is_empty();
+        if !self.in_packet {
+            let (full, rest) = gather(&mut self.head, &mut self.have, bytes);
+            *bytes = rest;
+            if !full {
+                return Ok(Turn::More);
+            }
+            self.have = 0;
+            let [length @ .., _] = self.head;
+            (self.length, self.left) = (u24(length), u24(length));
+            (self.in_packet, self.front_have) = (true, 0);
+            self.digest(&length);
+            return Ok(Turn::Header);
+        }
+        let (piece, rest) = split(bytes, self.left);
+        self.left -= piece.len() as u32;
+        *bytes = rest;
+        self.keep_front(piece);
+        self.digest(piece);
+        self.keep_file(piece)?;
+        if self.left > 0 {
+            return Ok(Turn::Piece(piece));
+        }
+        self.in_packet = false;
+        let continuation = std::mem::replace(&mut self.continues, self.length == MAX_PAYLOAD);
+        Ok(Turn::End(piece, !continuation && self.packet()?))
+    }
+
+    /// After a header: payload length, sequence number, and what the packet may be the end of.
+    pub(crate) fn begun(&self) -> (u32, u8, End) {
+        let [.., sequence] = self.head;
+        let end = match (self.part, self.shape) {
+            _ if self.continues || !self.is_end_of_rows() => End::No,
+            (Part::DefinitionsEnd, _) => End::OfDefinitions,
+            (Part::Rows, _) | (Part::First, Shape::Ok) => End::OfRows,
+            _ => End::No,
+        };
+        (self.length, sequence, end)
+    }
+
+    /// Status flags and warnings of the EOF, or of the OK in its place, that came last.
+    pub(crate) fn said_at_end(&self) -> (u16, u16) {
+        let mut reader = Reader(self.front());
+        let _marker = reader.u8();
+        if self.deprecate_eof {
+            let _counts = (reader.lenenc(), reader.lenenc());
+            return (reader.u16().unwrap_or(0), reader.u16().unwrap_or(0));
+        }
+        let warnings = reader.u16().unwrap_or(0);
+        (reader.u16().unwrap_or(0), warnings)
+    }
+
+    /// Ends of definitions since the last call that only the number of definitions told of.
+    pub(crate) fn take_silent_ends(&mut self) -> u8 {
+        std::mem::take(&mut self.silent_ends)
+    }
+
+    /// Its shape.
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// What it has said so far.
+    pub(crate) fn outcome(&self) -> Outcome {
+        self.outcome
     }
 
     fn keep_front(&mut self, piece: &[u8]) {
@@ -416,10 +490,14 @@ impl Reply {
     fn definitions_over(&mut self) {
         if !self.deprecate_eof {
             self.part = Part::DefinitionsEnd;
-        } else if self.shape != Shape::Prepare {
-            self.part = Part::Rows;
-        } else {
+            return;
+        }
+        // Two at most, a statement's of parameters and columns.
+        self.silent_ends = self.silent_ends.saturating_add(1);
+        if self.shape == Shape::Prepare {
             self.next_columns();
+        } else {
+            self.part = Part::Rows;
         }
     }
 
@@ -432,6 +510,7 @@ impl Reply {
             self.outcome.warnings += self.eof_warnings();
             return self.result_over(flags);
         }
+        self.has_out_parameters = flags & status::PS_OUT_PARAMS != 0;
         self.part = Part::Rows;
         false
     }
@@ -445,7 +524,8 @@ impl Reply {
     fn result_over(&mut self, flags: u16) -> bool {
         self.outcome.status = Some(flags);
         self.part = Part::First;
-        flags & status::MORE_RESULTS_EXISTS == 0
+        let is_last = !std::mem::take(&mut self.has_out_parameters);
+        is_last && flags & status::MORE_RESULTS_EXISTS == 0
     }
 
     fn eof_flags(&self) -> Result<u16, Error> {

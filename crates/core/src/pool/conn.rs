@@ -9,13 +9,15 @@ mod failing;
 mod first_look;
 mod limits;
 mod preparing;
+mod replying;
 
 use std::collections::VecDeque;
 
 use portside_proto::command::{com, status};
 use portside_proto::handshake::offer::{put_command, put_query};
 use portside_proto::handshake::{Announce, ClientLogin, Step, Transport};
-use portside_proto::reply::{Outcome, Reply, Shape};
+use portside_proto::reframe::Reframe;
+use portside_proto::reply::{Reply, Shape};
 use portside_proto::single::{OneRow, ServerError, Single};
 use portside_proto::statement::{Prepared, Renumber};
 
@@ -123,6 +125,10 @@ pub struct Conn {
     reprepares: u64,
     /// Puts the client's statement id into the running reply.
     renumber: Option<Renumber>,
+    /// The client that it is lent to has the other form of result sets.
+    translates: bool,
+    /// Puts the running reply into that form.
+    reframe: Option<Reframe>,
     /// `autocommit` is on from the login on.
     is_autocommit: bool,
 }
@@ -164,6 +170,8 @@ impl Conn {
             preparing: None,
             reprepares: 0,
             renumber: None,
+            translates: false,
+            reframe: None,
             is_autocommit: true,
         }
     }
@@ -452,6 +460,7 @@ impl Conn {
         self.renumber = None;
         if shape != Shape::Nothing {
             self.reply = Reply::new(shape, self.capabilities);
+            self.begin_translation();
             self.phase = if has_rider {
                 Phase::Steps { has_rider }
             } else {
@@ -463,26 +472,6 @@ impl Conn {
     /// The file that the server asks the client for; the reply goes on behind it.
     pub fn take_file(&mut self) -> Option<Vec<u8>> {
         self.reply.take_file()
-    }
-
-    /// Looks for the end of the running reply; all bytes up to it are the client's, or up to a request for a file
-    /// ([`Self::take_file`]). After a failure nothing of these bytes may be passed on.
-    pub fn relay(&mut self, bytes: &mut &[u8]) -> Result<Option<Outcome>, Failure> {
-        let is_untouched = self.reply.is_untouched();
-        match self.reply.feed(bytes) {
-            Ok(None) => Ok(None),
-            Ok(Some(outcome)) => {
-                self.phase = Phase::Ready;
-                self.status = outcome.status.unwrap_or(self.status);
-                self.diagnostics |= outcome.warnings > 0 || outcome.error.is_some();
-                self.make_room(outcome.error.unwrap_or(0));
-                Ok(Some(outcome))
-            }
-            Err(error) => {
-                self.refuse_reply(is_untouched);
-                Err(Failure::Broken(error.to_string()))
-            }
-        }
     }
 
     /// Whether `autocommit` is on from the login on, so that switching it on leaves nothing.

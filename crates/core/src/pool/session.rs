@@ -391,7 +391,7 @@ impl Session {
             self.statements.start();
             return (whole, step);
         }
-        let Some(conn) = conn else {
+        let Some(conn) = conn.filter(|conn| !self.outgrows(conn)) else {
             return (0, Step::Attach);
         };
         self.run(input, argument, is_whole, conn, shape)

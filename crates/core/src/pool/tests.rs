@@ -18,6 +18,7 @@ mod own;
 mod riding;
 mod settings;
 mod tls;
+mod translated;
 
 const SALT: [u8; 20] = *b"abcdefghijklmnopqrst";
 const NONCE: [u8; 32] = *b"abcdefghijklmnopqrstuvwxyz012345";

@@ -12,7 +12,7 @@ pub(super) struct Scan {
     pub(super) statements: usize,
     /// A table is read or written for certain.
     pub(super) has_table: bool,
-    /// The last statement is a SELECT that neither locks nor writes a file.
+    /// The last statement is a SHOW, or a SELECT that neither locks nor writes a file.
     pub(super) is_read: bool,
     /// A LOAD is among them.
     pub(super) loads: bool,
@@ -230,7 +230,10 @@ impl Scan {
             }
             b"START" => First::Start,
             b"BEGIN" => First::Begin,
-            b"SHOW" => First::Show,
+            b"SHOW" => {
+                self.is_read = true;
+                First::Show
+            }
             b"SET" | b"USE" | b"KILL" => First::Special,
             b"GET" => {
                 self.asks.diagnostics = true;

@@ -329,6 +329,8 @@ fn only_reads_may_run_under_settings_that_are_in_doubt() {
         "SELECT 1",
         "(select a from t) union (select 2)",
         "SELECT a FROM t WHERE b = 'INTO' LIMIT 1;",
+        "/* a hint */ SHOW WARNINGS",
+        "SHOW TABLES",
     ] {
         assert!(is_read(text), "{text}");
     }
@@ -345,8 +347,14 @@ fn only_reads_may_run_under_settings_that_are_in_doubt() {
         "INSERT INTO t SELECT 1",
         "WITH c AS (SELECT 1) DELETE FROM t",
         "SELECT 1 /*!50000 INTO OUTFILE '/tmp/a' */",
+        "DELETE FROM t; SELECT 1",
+        "DELETE FROM t RETURNING a",
+        "EXPLAIN ANALYZE SELECT 1",
+        "ANALYZE SELECT 1",
+        "SHOW PROFILES",
+        "SHOW TABLES WHERE f(1)",
         "DO 1",
-        "SHOW TABLES",
+        "CALL p()",
     ] {
         assert!(!is_read(text), "{text}");
     }

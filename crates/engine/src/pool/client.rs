@@ -449,7 +449,8 @@ impl Worker {
             return Next::Over(Cause::Internal);
         };
         front.attached((back.id, back.conn.uses()));
-        back.is_guess = false;
+        back.conn.lent_to(front.class());
+        back.is_guess &= back.conn.translates();
         back.ahead = back.conn.prepare(&front.want());
         back.state = State::Lent;
         back.used_at = self.now;

@@ -47,25 +47,32 @@ impl Worker {
         pooled: &mut Pooled,
         input: &[u8],
     ) -> Next {
-        if let (Some(back), Some(front)) = (pooled.back.as_mut(), pooled.front.as_ref()) {
-            // It keeps its connection, which lacks a statement or has a stranger's warnings.
-            let bytes = back.conn.bring(&front.want());
-            back.say(&bytes);
-            return Next::Took(0);
+        if let (Some(back), Some(front)) = (pooled.back.as_mut(), pooled.front.as_mut()) {
+            if !front.outgrows(&back.conn) {
+                // It keeps its connection, which lacks a statement or has a stranger's warnings.
+                let bytes = back.conn.bring(&front.want());
+                back.say(&bytes);
+                return Next::Took(0);
+            }
+            front.let_go();
+            self.release(pooled);
         }
         if !self.follow_plan(session, pooled) {
             return self.account_is_gone(session, pooled);
         }
-        let want = pooled.front.as_ref().map(Front::want);
+        let front = pooled.front.as_ref();
+        let want = front.map(Front::want);
         let (same, rather) = want.map_or((None, None), |want| (want.same, want.rather));
+        let find = |at| self.pool.find_same(at, front?);
+        // Only a preference: nothing is lost by another, but an answer to what cannot be seen.
+        let rather = rather.filter(|at| find(*at).is_some());
         if let Some(same) = same {
             return self.attach_same(index, session, pooled, input, same);
         }
         if session.service.paused {
             return self.wait(index, session, pooled, input);
         }
-        // Only a preference: nothing is lost by another, but an answer to what cannot be seen.
-        if let Some(rather) = rather.filter(|at| self.pool.find_same(*at).is_some()) {
+        if let Some(rather) = rather {
             return self.attach_same(index, session, pooled, input, rather);
         }
         if let Some(next) = self.go_home(index, session, pooled, input) {
@@ -203,7 +210,8 @@ impl Worker {
         input: &[u8],
         same: (u64, u64),
     ) -> Next {
-        let Some(at) = self.pool.find_same(same) else {
+        let front = pooled.front.as_ref();
+        let Some(at) = front.and_then(|front| self.pool.find_same(same, front)) else {
             let error = (errno::NOT_SUPPORTED, *b"42000", NOT_KNOWN);
             return self.tell(index, session, pooled, input, error);
         };

@@ -75,7 +75,8 @@ impl Worker {
         }
     }
 
-    /// Bytes of a reply go to the client as they are, but for the id of a statement. None: it is not over.
+    /// Bytes of a reply go to the client, as they are but for the id of a statement, or translated. None: it is not
+    /// over.
     pub(super) fn reply_bytes(
         &mut self,
         index: usize,
@@ -83,12 +84,25 @@ impl Worker {
         pooled: &mut Pooled,
         bytes: &mut [u8],
     ) -> Option<Next> {
+        let mut translated = std::mem::take(&mut self.pool.translated);
+        let next = self.reply_bytes_into(index, session, pooled, bytes, &mut translated);
+        self.pool.translated = translated;
+        next
+    }
+
+    fn reply_bytes_into(
+        &mut self,
+        index: usize,
+        session: &mut Session,
+        pooled: &mut Pooled,
+        bytes: &mut [u8],
+        translated: &mut Vec<u8>,
+    ) -> Option<Next> {
         let (back, front) = (pooled.back.as_mut()?, pooled.front.as_mut()?);
-        let mut rest = &*bytes;
         let is_untouched = back.conn.reply_is_untouched();
-        let result = back.conn.relay(&mut rest);
+        let (result, bytes, is_more) = back.conn.pass_on(bytes, translated);
         if let Some(name) = back.conn.take_file() {
-            if !front.may_send(&name) || !rest.is_empty() {
+            if !front.may_send(&name) || is_more {
                 back.conn.refuse_reply(is_untouched);
                 let text = format!(
                     "it asked for the local file {:?}, which the client's statement does not name,",
@@ -97,11 +111,8 @@ impl Worker {
                 return Some(self.back_lost(session, pooled, &text));
             }
         }
-        let used = bytes.len() - rest.len();
-        let is_more = used < bytes.len();
-        back.conn.dress(&mut bytes[..used]);
         if result.is_ok() {
-            if let Next::Over(cause) = self.say(index, session, &bytes[..used]) {
+            if let Next::Over(cause) = self.say(index, session, bytes) {
                 return Some(Next::Over(cause));
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mio::unix::SourceFd;
 use mio::Interest;
-use portside_core::pool::{Class, Session as Front, User};
+use portside_core::pool::{Class, Session as Front, User, Want};
 use portside_core::reason::ServerClose;
 
 use super::lending::{fits, proxied, wishes};
@@ -20,8 +20,8 @@ use crate::worker::Worker;
 const PEEK_AFTER_MS: u64 = 100;
 
 impl Worker {
-    /// The idle connection that needs the fewest steps; of equals the one used last, which is warm. One whose end
-    /// is in its queue already is dropped, and the next is tried.
+    /// The idle connection that needs the fewest steps; of equals the one used last, which is warm. Of another class only
+    /// if there is none of its own. One whose end is in its queue already is dropped, and the next is tried.
     pub(super) fn take_idle(&mut self, key: &Key<'_>, pooled: &Pooled) -> Option<Box<Back>> {
         loop {
             let want = pooled.front.as_ref().map(Front::want)?;
@@ -29,8 +29,9 @@ impl Worker {
                 .rev()
                 .filter_map(|at| {
                     let back = self.pool.idle_at(at)?;
-                    let fits = key.fits(back) && !back.conn.is_unfit(&want);
-                    fits.then(|| (back.conn.distance(&want), at))
+                    let fits = key.fits(back, &want) && !back.conn.is_unfit(&want);
+                    let is_other = back.conn.class() != key.class;
+                    fits.then(|| ((is_other, back.conn.distance(&want)), at))
                 })
                 .min_by_key(|(distance, at)| (*distance, std::cmp::Reverse(*at)));
             let (_, at) = place?;
@@ -86,7 +87,7 @@ impl Worker {
                 let is_there = back
                     .server()
                     .is_some_and(|s| Arc::ptr_eq(&s.state, &server.state));
-                is_there && (!key.fits(back) || back.conn.is_unfit(&want))
+                is_there && (!key.fits(back, &want) || back.conn.is_unfit(&want))
             };
             let mut all = 0..self.pool.shelf.len();
             let at = all.find(|at| self.pool.idle_at(*at).is_some_and(is_other));
@@ -202,7 +203,7 @@ impl Server {
 }
 
 impl Key<'_> {
-    fn fits(&self, back: &Back) -> bool {
+    fn fits(&self, back: &Back, want: &Want<'_>) -> bool {
         let same_server = back
             .server()
             .is_some_and(|server| Arc::ptr_eq(&server.state, &self.server.state));
@@ -211,17 +212,19 @@ impl Key<'_> {
             && back.client.map(|c| c.ip()) == self.client.map(|c| c.ip());
         same_server
             && same_client
-            && back.conn.class() == self.class
+            && back.conn.serves(self.class, want)
             && back.user.shares_with(self.user)
     }
 }
 
 impl super::Pool {
-    /// Where the idle connection lies that was left at this count of uses.
-    pub(super) fn find_same(&self, (id, uses): (u64, u64)) -> Option<usize> {
+    /// Where the idle connection lies that was left at this count of uses, if it can serve the command at hand.
+    pub(super) fn find_same(&self, (id, uses): (u64, u64), front: &Front) -> Option<usize> {
+        let want = front.want();
         (0..self.shelf.len()).find(|at| {
             let back = self.idle_at(*at);
-            back.is_some_and(|back| back.id == id && back.conn.uses() == uses)
+            let back = back.filter(|back| back.id == id && back.conn.uses() == uses);
+            back.is_some_and(|back| back.conn.serves(front.class(), &want))
         })
     }
 
@@ -238,7 +241,7 @@ impl super::Pool {
         };
         (0..self.shelf.len()).any(|at| {
             self.idle_at(at)
-                .is_some_and(|back| key.fits(back) && !back.conn.is_unfit(&want))
+                .is_some_and(|back| key.fits(back, &want) && !back.conn.is_unfit(&want))
         })
     }
 }

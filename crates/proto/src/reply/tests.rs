@@ -112,6 +112,25 @@ fn replies() -> Vec<Case> {
             },
         ),
         (
+            // As MySQL 9.7 sends them, with an OK behind a result that says that it is the last.
+            "OUT parameters",
+            Shape::Results,
+            false,
+            vec![
+                vec![1],
+                column.clone(),
+                eof(more | status::PS_OUT_PARAMS, 0),
+                vec![0, 0, 7],
+                eof(2, 0),
+                ok(0, 0, 2),
+            ],
+            Outcome {
+                affected: 1,
+                warnings: 3,
+                ..rows
+            },
+        ),
+        (
             "cursor",
             Shape::Results,
             false,

@@ -143,8 +143,8 @@ impl Conn {
         self.renumber = Some(Renumber::new(id));
     }
 
-    /// Bytes of a reply, after [`Self::relay`] has seen them: makes them what the client shall see.
-    pub fn dress(&mut self, bytes: &mut [u8]) {
+    /// Bytes of a reply: makes them what the client shall see.
+    pub(in crate::pool) fn dress(&mut self, bytes: &mut [u8]) {
         if let Some(renumber) = self.renumber.as_mut() {
             renumber.pass(bytes);
         }

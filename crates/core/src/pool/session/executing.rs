@@ -148,6 +148,10 @@ impl Session {
                 pins: Pins::of(Pin::Command).and(Pins::of(Pin::Statement)),
                 ..Verdict::of_command()
             },
+            com::PING => Verdict {
+                is_read: true,
+                ..Verdict::of_command()
+            },
             _ => Verdict::of_command(),
         }
     }

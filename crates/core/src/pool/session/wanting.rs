@@ -31,6 +31,7 @@ impl Session {
             rather: self.last.filter(|_| hides),
             needs: self.statements.needs(),
             home: self.statements.home(),
+            only_reads: pending.is_some() || self.only_reads(),
         }
     }
 
@@ -39,6 +40,18 @@ impl Session {
     pub fn may_ride(&self, conn: &Conn) -> bool {
         let is_read = self.verdict.as_ref().is_some_and(|verdict| verdict.is_read);
         is_read && self.phase == Phase::Command && conn.is_readable() && !self.want().is_more()
+    }
+
+    /// The command at hand is answered with one result, and binds the session to no more than its warnings.
+    fn only_reads(&self) -> bool {
+        let verdict = self.verdict.as_ref();
+        verdict.is_some_and(|verdict| verdict.is_read && !verdict.asks.insert_id)
+    }
+
+    /// Whether the connection that it keeps only for what a statement may ask is no more for the command at hand: its
+    /// reply cannot be translated.
+    pub fn outgrows(&self, conn: &Conn) -> bool {
+        conn.translates() && !self.pins.leave_a_trace() && !self.only_reads()
     }
 
     /// The command at hand runs statements that cannot be read: what do they ask for?
