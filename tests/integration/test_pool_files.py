@@ -17,7 +17,7 @@ from tests.conftest import Trio
 from tests.integration.test_pool import Client, config, connections
 from tests.integration.test_pool_flags import direct, options, through
 from tests.support import flag_client as flags
-from tests.support.file_thief import file_thief
+from tests.support.file_thief import FileThief
 from tests.support.flag_client import FlagClient
 from tests.support.instance import Instance
 from tests.support.raw_client import packet
@@ -187,7 +187,7 @@ def test_no_more_is_read_of_a_file_than_the_server_takes(
 def test_a_hostile_server_gets_no_file_that_was_not_named(
     run_portside: Run, text: str, is_theft: bool
 ) -> None:
-    with file_thief(b"/etc/hostname") as thief:
+    with FileThief(b"/etc/hostname") as thief:
         portside = run_portside(config(thief, service=FILES))  # type: ignore[arg-type]
         one = client(through(portside))
         one.say(b"\x03" + text.encode())

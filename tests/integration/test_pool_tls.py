@@ -9,11 +9,13 @@ import ssl
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pymysql
 import pytest
+from portside.demo.held_port import HeldPort
 
 from tests.conftest import Trio
 from tests.integration.test_pool import Client, closed, config
@@ -394,3 +396,28 @@ def test_a_new_certificate_under_load(
     assert failed == []
     assert shown(portside, shared) == shown_by(used)
     assert old.ask("SELECT 1") == [(1,)]
+
+
+def test_a_certificate_that_expires_is_told_until_it_is_renewed(
+    primary: Database, run_portside: Run, folder: Path
+) -> None:
+    used = make_certificates(folder / "soon", days=9.5)
+    with HeldPort() as held:
+        where = f"127.0.0.1:{held.port}"
+    portside = run_portside(f'[metrics]\nlisten = "{where}"\n{secured(used, primary)}')
+
+    def days_left() -> float:
+        with urllib.request.urlopen(f"http://{where}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+        name = "portside_tls_certificate_not_after_timestamp_seconds"
+        (line,) = (line for line in text.splitlines() if line.startswith(f"{name}{{"))
+        assert f'certificate="{used}/server-cert.pem"' in line
+        return (float(line.split()[-1]) - time.time()) / 86_400
+
+    (alert,) = portside.admin.get("/v1/status")["alerts"]
+    assert alert.startswith(f"certificate {used}/server-cert.pem expires on ")
+    assert alert.endswith(", in 9 days; renew it, then: portside reload")
+    assert f"! {alert}\n" in portside.cli("show").stdout and 9 < days_left() < 9.6
+    make_certificates(used)
+    assert portside.reload()["ok"]
+    assert portside.admin.get("/v1/status")["alerts"] == [] and days_left() > 50

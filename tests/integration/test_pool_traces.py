@@ -13,7 +13,7 @@ from tests.conftest import Trio
 from tests.integration.test_pool import Client, config, connections, listens
 from tests.integration.test_pool_logins import account, user
 from tests.support.instance import Instance
-from tests.support.old_server import CHANGE_USER, RESET, old_server
+from tests.support.old_server import CHANGE_USER, RESET, OldServer
 from tests.support.servers import Database
 from tests.support.waiting import wait_until
 
@@ -159,7 +159,7 @@ def leave_and_follow(portside: Instance, primary: Database, leave: Leave) -> Non
 
 
 def test_a_server_without_reset_is_logged_in_to_again(primary: Database, run_portside: Run) -> None:
-    with old_server(primary) as old:
+    with OldServer(primary) as old:
         leave_and_follow(
             run_portside(config(old, pool="max = 1\nopen_rate = 1000", workers=1)), primary, polite
         )

@@ -64,7 +64,7 @@ def promtool(*args: str, stdin: bytes | None = None) -> str:
 
 
 def test_the_rules_are_right_and_fire_when_they_should():
-    assert "22 rules found" in promtool("check", "rules", "portside-alerts.yml")
+    assert "23 rules found" in promtool("check", "rules", "portside-alerts.yml")
     assert "SUCCESS" in promtool("test", "rules", "portside-alerts-test.yml")
 
 

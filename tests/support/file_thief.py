@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import struct
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import IO
 
 from tests.support.flag_client import BASE, LOCAL_FILES, put_lenenc
 from tests.support.raw_client import packet
+from tests.support.threaded_server import ThreadedServer
 
 OK = b"\x00\x00\x00\x02\x00\x00\x00"
 EOF = b"\xfe\x00\x00\x02\x00"
@@ -20,29 +17,16 @@ EOF = b"\xfe\x00\x00\x02\x00"
 STATE = ["utf8mb4", "utf8mb4", "utf8mb4_general_ci", "28800", "", "1", "latin1", "x", "latin1", ""]
 
 
-class FileThief:
-    """Listens at ``port`` on 127.0.0.1; ``got``: what it was sent after its requests."""
+class FileThief(ThreadedServer):
+    """Asks for a file; ``got``: what it was sent after its requests."""
 
     def __init__(self, name: bytes) -> None:
+        super().__init__(self._steal)
         self.got: list[bytes] = []
         self._name = name
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address, self.port = self._listener.getsockname()
-        threading.Thread(target=self._accept, daemon=True).start()
 
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError), connection, connection.makefile("rb") as stream:
+    def _steal(self, connection: socket.socket) -> None:
+        with connection.makefile("rb") as stream:
             flags = (BASE | LOCAL_FILES).to_bytes(4, "little")
             salt = b"0123456789abcdefghij"
             front = b"\x0a9.9.9-thief\0" + struct.pack("<I", 7) + salt[:8] + b"\0" + flags[:2]
@@ -70,13 +54,3 @@ class FileThief:
         row = b"".join(put_lenenc(value.encode()) for value in STATE)
         payloads = [bytes([len(STATE)]), *[column] * len(STATE), EOF, row, EOF]
         return b"".join(packet(n, payload) for n, payload in enumerate(payloads, 1))
-
-
-@contextmanager
-def file_thief(name: bytes) -> Iterator[FileThief]:
-    """One that asks for this file."""
-    thief = FileThief(name)
-    try:
-        yield thief
-    finally:
-        thief.close()

@@ -284,7 +284,7 @@ def test_every_family_is_scraped_and_follows_the_conventions():
 
 
 def test_labels_are_bounded_and_units_are_base_units():
-    named = {"service", "server", "source", "destination", "worker", "version"}
+    named = {"service", "server", "source", "destination", "worker", "version", "certificate"}
     listed = {"side", "code", "kind", "direction", "state", "reason"}
     for family in metrics.FAMILIES.values():
         assert set(family.labels) <= named | listed, family.name

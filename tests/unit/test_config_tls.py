@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from portside import _core
-from portside.config import load, snapshot, warnings
+from portside.config import certificates, load, snapshot, warnings
 from portside.config.dump import dump
 from portside.config.load import loads
 from portside.errors import ConfigError
@@ -146,7 +147,7 @@ def test_mistakes(parts: dict[str, str], mistake: str, folder: Path) -> None:
         ),
         (
             {"service": 'tls = {certificate="over/server-cert.pem", key="over/server-key.pem"}'},
-            "clients that verify it will not connect",
+            "whoever verifies it will refuse it renew it, then: portside reload",
         ),
         (
             {"server": 'tls = { mode = "required", ca = "ca.pem" }'},
@@ -159,6 +160,52 @@ def test_doubts(parts: dict[str, str], doubt: str, folder: Path) -> None:
     found = warnings(loads(text(**parts), "p.toml", folder=folder))
     words = [f"{p.key}: {p.message} {p.hint}" for p in found if "tls" in p.key]
     assert any(doubt in one for one in words) if doubt else words == []
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("server-cert.pem", []),
+        (
+            "soon/server-cert.pem",
+            ["expires on {day}, in 9 days; renew it, then: portside reload"],
+        ),
+        (
+            "over/server-cert.pem",
+            [
+                "expired on {day}: whoever verifies it will refuse it; renew it, then: portside"
+                " reload"
+            ],
+        ),
+    ],
+)
+def test_a_certificate_in_use_that_expires_is_an_alert(
+    name: str, told: list[str], folder: Path
+) -> None:
+    pair = f'certificate = "{name}", key = "{name.replace("cert", "key")}"'
+    config = loads(
+        text(service=f"tls = {{ {pair} }}", server=f'tls = {{ mode = "required", {pair} }}'),
+        "p.toml",
+        folder=folder,
+    )
+    (certificate,) = certificates.in_use(config)
+    times = certificates.validity(certificate)
+    assert times is not None
+    day = time.strftime("%Y-%m-%d", time.gmtime(times[1]))
+    found = certificates.alerts(config, time.time())
+    assert found == [f"certificate {name} {one.format(day=day)}" for one in told]
+    assert certificates.alerts(config, times[0] - 1)[0].endswith(
+        f"is not valid before {time.strftime('%Y-%m-%d', time.gmtime(times[0]))}"
+    )
+    nearly = certificates.alerts(config, times[1] - 86_400)
+    assert nearly[0].startswith(f"certificate {name} expires on {day}, in 1 day; renew it")
+
+
+def test_a_relay_shows_no_certificate(folder: Path) -> None:
+    config = loads(
+        text(globals=f"[tls]\n{PAIR.replace(', ', chr(10))}", mode="relay"), "p.toml", folder=folder
+    )
+    assert certificates.in_use(config) == ()
 
 
 def snapshot_of(folder: Path, **parts: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from portside.config import certificates
 from portside.config.limits import pool_open_rate
 from portside.control.event_kinds import KINDS
 
@@ -230,6 +231,13 @@ FAMILIES: dict[str, Family] = {
             "side reason",
             "TLS handshakes that failed, by side and reason (`portside explain REASON`).",
         ),
+        _f(
+            "tls_certificate_not_after_timestamp_seconds",
+            "gauge",
+            "certificate",
+            "Until when a certificate of Portside's is valid, in seconds since 1970; its file as"
+            " the configuration names it.",
+        ),
         _f("log_lines_total", "counter", "", "Session log lines written."),
         _f("log_dropped_total", "counter", "", "Session log lines lost: the disk was slower."),
         _f("events_dropped_total", "counter", "", "Events lost: Python was slower."),
@@ -295,6 +303,9 @@ class InstanceCollector(Collector):
                 yield "server_pool_max", (server.name,), server.pool_max
             if server.lag_s is not None:
                 yield "server_replication_lag_seconds", (server.name,), server.lag_s
+        for certificate in certificates.in_use(self._instance.config):
+            if (times := certificates.validity(certificate)) is not None:
+                yield "tls_certificate_not_after_timestamp_seconds", (str(certificate),), times[1]
         for name, rate in pool_open_rate(self._instance.config).items():
             yield "server_pool_open_rate", (name,), rate
         # Every kind from the start: an alert on the first event of a kind needs the 0 before it.

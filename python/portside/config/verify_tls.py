@@ -6,20 +6,15 @@ question to the system is what time it is.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
-from typing import Any, Final
 
 from portside import _core
+from portside.config import certificates
 from portside.config.finding import Finding
 from portside.config.model import Config, ServerTls, Tls
 from portside.config.pem import Pem
 from portside.config.positions import Path
-
-# Long enough for a renewal that needs a holiday's end; certbot begins at 30.
-_WARN_DAYS: Final = 14
-_DAY_S: Final = 86400
 
 
 def mistakes(config: Config) -> Iterator[Finding]:
@@ -109,25 +104,7 @@ def _authorities(path: Path, pem: Pem) -> Iterator[Finding]:
 
 
 def _age(path: Path, certificate: Pem | None) -> Iterator[Finding]:
-    if certificate is None:
-        return
-    try:
-        first: dict[str, Any] = json.loads(_core.read_certificate(certificate.text))[0]
-    except ValueError:
-        return
-    now = time.time()
-    left, day = (first["not_after_s"] - now) / _DAY_S, _date(first["not_after_s"])
-    hint = "renew it, then: portside reload"
-    if left < 0:
-        message = f"this certificate expired on {day}: clients that verify it will not connect"
-    elif left < _WARN_DAYS:
-        message = f"this certificate expires on {day}, in {left:.0f} days"
-    elif first["not_before_s"] > now:
-        message, hint = f"this certificate is not valid before {_date(first['not_before_s'])}", ""
-    else:
-        return
-    yield Finding(path, message, f'"{certificate}"', hint=hint)
-
-
-def _date(unix_s: float) -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime(unix_s))
+    told = certificates.trouble(certificate, time.time()) if certificate else None
+    if told is not None:
+        text, hint = told
+        yield Finding(path, f"this certificate {text}", f'"{certificate}"', hint=hint)

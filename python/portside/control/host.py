@@ -6,6 +6,7 @@ What ``portside run`` and ``portside.Balancer`` have in common. Knows no signals
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError
@@ -157,7 +158,12 @@ class Host:
         """One page."""
         stats = self.instance.stats()
         about = picture.About(
-            version(), os.getpid(), self.setup.path, self.reloader.last, self.instance.started
+            version(),
+            os.getpid(),
+            self.setup.path,
+            self.reloader.last,
+            self.instance.started,
+            time.time(),
         )
         return picture.status(
             about,

@@ -14,6 +14,7 @@ from portside.admin.views import (
     ServiceView,
     StatusView,
 )
+from portside.config import certificates
 from portside.config.limits import fd_need, file_limit, pool_max
 from portside.config.model import Server, Service
 from portside.control.state import AdminState, Composition, ServiceStanding
@@ -304,6 +305,8 @@ class About:
     last_reload: ReloadView | None
     started: bool
     """Whether the workers were started; before, none is alive and none is missing."""
+    time_s: float
+    """Seconds since 1970."""
 
 
 def status(
@@ -318,6 +321,7 @@ def status(
     """One page about an instance."""
     config = composed.world.config
     found = [*alerts(composed, service_views, server_views, stats), *words.alerts(port_views)]
+    found += certificates.alerts(config, about.time_s)
     if about.started:
         found += [f"worker {w['id']} is dead" for w in stats["workers"] if not w["alive"]]
     if about.last_reload is not None and not about.last_reload.ok:
