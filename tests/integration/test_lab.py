@@ -145,7 +145,7 @@ def test_ctrl_c_leaves_nothing_behind(place, how):
     process = place.start("ours")
     wait_until(lambda: _is_under_load(place), timeout_s=20)
     process.send_signal(how)
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, output + errors
     assert "namespaces and processes are gone" in output
     assert place.is_clean()
@@ -156,7 +156,7 @@ def test_a_crash_leaves_names_that_clean_removes(place):
     wait_until(lambda: _is_under_load(place), timeout_s=20)
     # Between nsenter and the lab stands no process: the signal reaches the lab itself.
     process.kill()
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     wait_until(lambda: not place.processes(), timeout_s=5)
     assert place.names() == ["portside-lab-db", "portside-lab-proxy", "portside-lab-web"]
 
@@ -192,7 +192,7 @@ def test_two_labs_at_a_time_are_refused_and_the_first_goes_on(place):
         )
     assert len(place.names()) == 3 and first.poll() is None
     first.send_signal(signal.SIGINT)
-    first.communicate(timeout=20)
+    first.communicate(timeout=60)
     assert place.is_clean()
 
 

@@ -133,7 +133,7 @@ def test_ctrl_c_leaves_nothing_behind(place, how):
     process = place.start("--facts")
     wait_until(lambda: len(place.names()) == 3, timeout_s=20)
     process.send_signal(how)
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, output + errors
     assert "namespaces and processes are gone" in output and errors == ""
     assert place.is_clean()

@@ -70,6 +70,8 @@ enum Phase {
     Ready,
     /// A client's command runs.
     Busy,
+    /// The same behind a step that failed: its reply is for nobody.
+    Unheard,
     Broken,
 }
 
@@ -224,7 +226,15 @@ impl Conn {
 
     /// Whether a client's reply is under way, perhaps behind those to our own steps.
     pub fn is_busy(&self) -> bool {
-        matches!(self.phase, Phase::Busy | Phase::Steps { has_rider: true })
+        matches!(self.phase, Phase::Busy) || self.is_ridden()
+    }
+
+    /// Whether a client's command was sent behind steps whose replies are not over, or of which one failed.
+    pub fn is_ridden(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Unheard | Phase::Steps { has_rider: true }
+        )
     }
 
     /// Whether the next bytes are for [`Self::feed`].
@@ -238,7 +248,7 @@ impl Conn {
     }
 
     /// Takes the server's bytes while they are ours. Call again until [`Event::Wait`]. Behind the steps what is left
-    /// of them may belong to a reply ([`Self::is_busy`]); of a command whose steps failed it is for nobody.
+    /// of them may belong to a reply ([`Self::is_busy`]); that of a command whose steps failed is ours, too.
     pub fn feed(&mut self, bytes: &mut &[u8]) -> Event {
         let event = match &mut self.phase {
             Phase::Login(_) => self.log_in(bytes),
@@ -251,6 +261,7 @@ impl Conn {
             Phase::Ready if !bytes.is_empty() => {
                 Event::Failed(Failure::Broken("bytes that nobody asked for".to_owned()))
             }
+            Phase::Unheard => self.unheard(bytes),
             Phase::Ready | Phase::Busy | Phase::Broken => Event::Wait,
         };
         if matches!(&event, Event::Failed(failure) if !matches!(failure, Failure::Step(_))) {
@@ -422,10 +433,28 @@ impl Conn {
                 Err(e) => return broken(&e.to_string()),
             }
         }
+        if has_rider && self.failed.is_some() {
+            self.phase = Phase::Unheard;
+            return self.unheard(bytes);
+        }
         self.phase = if has_rider { Phase::Busy } else { Phase::Ready };
+        self.is_prepared()
+    }
+
+    fn is_prepared(&mut self) -> Event {
         match self.failed.take() {
             None => Event::Ready,
             Some(error) => Event::Failed(Failure::Step(error)),
+        }
+    }
+
+    /// A failed step is told when the reply behind it is over: then the connection is as good as before.
+    fn unheard(&mut self, bytes: &mut &[u8]) -> Event {
+        match self.relay(bytes) {
+            Ok(Some(_)) => self.is_prepared(),
+            Ok(None) if self.take_file().is_some() => broken("a request for a file"),
+            Ok(None) => Event::Wait,
+            Err(failure) => Event::Failed(failure),
         }
     }
 

@@ -337,6 +337,7 @@ impl Worker {
         let (Some(mut back), Some(front)) = (pooled.back.take(), pooled.front.as_mut()) else {
             return;
         };
+        debug_assert!(back.ahead.is_empty());
         back.conn.left(front.take_traces());
         back.state = State::OnItsOwn;
         back.used_at = self.now;
@@ -376,13 +377,12 @@ impl Worker {
         self.put_back_down(back);
     }
 
-    /// A step of the preparation failed; the connection itself is good, unless a command is behind the step: its reply is
-    /// for nobody.
+    /// A step of the preparation failed; the connection itself is good.
     pub(super) fn give_up_back(&mut self, pooled: &mut Pooled) {
         if pooled.front.as_ref().is_some_and(Front::is_pinned) {
             return;
         }
-        self.part(pooled);
+        self.release(pooled);
     }
 }
 

@@ -45,10 +45,15 @@ impl Worker {
                 Read::Bytes { count, .. } => &mut scratch[..count],
                 Read::Nothing => return Next::Wait,
                 Read::Eof => {
-                    return self.back_lost(session, pooled, "the server closed the connection")
+                    return self.back_lost(
+                        index,
+                        session,
+                        pooled,
+                        "the server closed the connection",
+                    )
                 }
                 Read::Lost => {
-                    return self.back_lost(session, pooled, "the server's connection broke")
+                    return self.back_lost(index, session, pooled, "the server's connection broke")
                 }
             };
             session.moved_at = self.now;
@@ -108,7 +113,7 @@ impl Worker {
                     "it asked for the local file {:?}, which the client's statement does not name,",
                     String::from_utf8_lossy(&name)
                 );
-                return Some(self.back_lost(session, pooled, &text));
+                return Some(self.back_lost(index, session, pooled, &text));
             }
         }
         if result.is_ok() {
@@ -138,7 +143,7 @@ impl Worker {
                 self.release_if_free(pooled);
                 Some(Next::Took(0))
             }
-            Err(Failure::Broken(text)) => Some(self.back_lost(session, pooled, &text)),
+            Err(Failure::Broken(text)) => Some(self.back_lost(index, session, pooled, &text)),
             Err(_) => Some(Next::Over(Cause::Internal)),
         }
     }
@@ -203,7 +208,7 @@ impl Worker {
                 ))
             }
             Event::Failed(_) => {
-                Some(self.back_lost(session, pooled, "the server broke the protocol"))
+                Some(self.back_lost(index, session, pooled, "the server broke the protocol"))
             }
         }
     }
@@ -211,6 +216,7 @@ impl Worker {
     /// The connection is gone. Before anything of the client's command was sent, another one is taken.
     pub(super) fn back_lost(
         &mut self,
+        index: usize,
         session: &mut Session,
         pooled: &mut Pooled,
         what: &str,
@@ -222,11 +228,18 @@ impl Worker {
         let was_busy = !back.conn.is_ready() && front.is_running();
         let untouched = back.conn.reply_is_untouched();
         let pinned = front.is_pinned();
+        let was_riding = back.conn.is_ridden();
         self.drop_lost(back);
         if !was_busy && !pinned {
             return Next::Took(0);
         }
         let text = format!("server {name}: {what} in the middle of a statement");
+        if was_riding {
+            // The client has seen nothing of this reply, and the session has no state.
+            let text = format!("portside: {text}");
+            let error = (errno::SHUTDOWN, *b"08S01", text.as_str());
+            return self.tell(index, session, pooled, &[], error);
+        }
         if was_busy && !untouched {
             session.error = Some(text.into());
             return Next::Over(Cause::ServerEof);

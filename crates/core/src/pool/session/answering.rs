@@ -54,8 +54,8 @@ impl Session {
         let verdict = self.verdict.as_ref()?;
         if verdict.asks.diagnostics && self.has_forgotten {
             let text =
-                "portside: warnings and errors of the last statement are not known any more: it was a KILL, or the \
-                        connection was given back after a second (docs/pooling.md)";
+                "portside: warnings and errors of the last statement are not known any more: its error was Portside's, \
+                        or the connection was given back after a second (docs/pooling.md)";
             return Some(Step::Say(err(1, errno::NOT_SUPPORTED, *b"42000", text)));
         }
         if (verdict.asks.row_count && (self.last.is_none() || self.has_pinged))
@@ -209,6 +209,11 @@ impl Session {
         self.statements.start();
         if self.phase == Phase::Reply {
             self.phase = Phase::Command;
+        }
+        if !self.is_pinned() {
+            // No server has this error to show.
+            self.answered_here();
+            self.has_forgotten = true;
         }
         match self.pending.as_ref() {
             Some(pending) => (err(pending.sequence, number, state, text), true),

@@ -48,17 +48,24 @@ fn its_reply_is_found_behind_those_of_the_steps_however_they_are_cut() {
 }
 
 #[test]
-fn a_step_that_fails_is_its_answer_and_the_connection_is_still_busy_with_its_own() {
+fn a_step_that_fails_is_its_answer_once_its_own_is_over() {
     let (mut session, mut conn) = sent();
-    let replies = [ok(1, 2), err(1, 1049, *b"42000", "Unknown database 'shop'")].concat();
-    match conn.feed(&mut &replies[..]) {
+    let failed = [ok(1, 2), err(1, 1049, *b"42000", "Unknown database 'shop'")].concat();
+    let all = [failed, row(&["a stranger's"])].concat();
+    let (most, last) = all.split_at(all.len() - 3);
+    assert_eq!(conn.feed(&mut &most[..]), Event::Wait);
+    assert!(conn.is_busy() && conn.is_preparing());
+    match conn.feed(&mut &last[..]) {
         Event::Failed(Failure::Step(error)) => assert_eq!(error.errno, 1049),
         other => panic!("{other:?}"),
     }
-    assert!(conn.is_busy() && !conn.is_ready());
+    assert!(conn.is_ready());
     let (bytes, is_over) = session.not_attached(1049, *b"42000", "Unknown database 'shop'");
     assert_eq!(bytes, err(1, 1049, *b"42000", "Unknown database 'shop'"));
     assert!(!is_over && session.is_idle() && !session.is_pinned());
+    // No server knows of it.
+    let what = step(&mut session, &command(com::QUERY, b"SHOW WARNINGS"), None).1;
+    assert!(matches!(what, Step::Say(bytes) if bytes[5..7] == 1235_u16.to_le_bytes()));
 }
 
 #[test]
