@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,10 @@ from tests.support.tls import make_certificates
 # A busy machine is no failure; pytest-timeout ends what hangs.
 settings.register_profile("portside", deadline=None)
 settings.load_profile("portside")
+
+# A shell starts its background with SIGINT ignored, which the programs of tests would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Trio(NamedTuple):
