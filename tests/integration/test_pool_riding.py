@@ -9,6 +9,7 @@ import pytest
 from tests.integration.test_pool import Client, Run, closed, config, connections, primary, refused
 from tests.support.servers import Database
 from tests.support.spoiler import Spoiler
+from tests.support.waiting import wait_until
 
 __all__ = ["primary"]
 
@@ -29,6 +30,18 @@ class Tap(Spoiler):
     def piece_of(self, statement: str) -> bytes:
         (piece,) = (piece for piece in self.pieces if statement.encode() in piece)
         return piece
+
+
+class Mute(Spoiler):
+    """A server that says nothing any more once it is told so."""
+
+    is_mute = False
+
+    def __init__(self, server: Database) -> None:
+        super().__init__(lambda: (server.address, server.port), server=True, seed=0)
+
+    def _maybe(self, data: bytes) -> bytes:
+        return b"" if self.is_mute else data
 
 
 @pytest.fixture
@@ -99,3 +112,22 @@ def test_a_step_that_fails_is_the_answer_and_never_the_read_behind_it(
     other.connection.close()
     closed(primary, portside)
     assert primary.status("Aborted_clients") == aborted
+
+
+@pytest.mark.parametrize("statement", ["SELECT 1", "DO 1"])
+def test_a_client_that_leaves_a_silent_server_is_gone(
+    primary: Database, run_portside: Run, statement: str
+) -> None:
+    mute = Mute(primary)
+    try:
+        portside = run_portside(config(mute, pool="max = 1"))
+        one, other = Client(portside), Client(portside)
+        one.ask("SET time_zone = '+01:00'")
+        other.ask("SET time_zone = '+02:00'")
+        mute.is_mute = True
+        one.connection._read_timeout = 1
+        with refused(2013):
+            one.ask(statement)
+        wait_until(lambda: portside.sessions_now() == 1, 5.0, "it is still there")
+    finally:
+        mute.close()

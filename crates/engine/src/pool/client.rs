@@ -198,15 +198,19 @@ impl Worker {
         self.client_step(index, session, pooled, input)
     }
 
-    /// A client whose FIN came in the middle of a reply gets what is ready; MySQL's clients never close one half.
+    /// A client whose FIN came in the middle of a reply gets what is ready; MySQL's clients never close one half. The same
+    /// while its connection is prepared: that may be a server which says nothing any more.
     pub(super) fn has_left(
         &mut self,
         index: usize,
         session: &mut Session,
         pooled: &mut Pooled,
     ) -> bool {
+        let is_preparing = pooled.back.as_ref().is_some_and(|b| !b.conn.is_ready());
         let running = pooled.front.as_ref().is_some_and(Front::is_running);
-        if !running || session.client_socket.as_ref().is_none_or(|c| !c.fin_queued) {
+        if !(running || is_preparing)
+            || session.client_socket.as_ref().is_none_or(|c| !c.fin_queued)
+        {
             pooled.gone_at = None;
             return false;
         }
