@@ -72,6 +72,10 @@ LOGIN = '[check]\nuser = "m"'
         ({"listen": '{ address = "unix:/a", user = "no-such" }'}, "user: this machine has no such"),
         ({"listen": '{ address = "unix:/a", group = "no-such" }'}, "group: this machine has no su"),
         (
+            {"listen": '{ address = "unix:/a", group = "\\u0000" }'},
+            "group: this machine has no su",
+        ),
+        (
             {"service": 'mode = "pool"'},
             'mode: nobody may log in: no [[user]] is for this service "pool"',
         ),

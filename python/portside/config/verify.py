@@ -472,7 +472,7 @@ def _may_bind_low_ports() -> bool:
 def _exists(lookup: Callable[[str], object], name: str) -> bool:
     try:
         lookup(name)
-    except KeyError:
+    except (KeyError, ValueError):  # no such name; a NUL byte in it
         return False
     return True
 
